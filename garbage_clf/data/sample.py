@@ -9,15 +9,15 @@ __all__ = ['SIZE', 'CANVAS', 'PALETTE', 'MATERIALS', 'NAMES', 'LOOKS', 'PLAIN', 
            'cable', 'crumple', 'banana', 'apple', 'leaf', 'eggshell', 'diaper', 'mug', 'chips', 'toothbrush', 'render',
            'draw_sample', 'sample_items']
 
-# %% ../../nbs/11_data.sample.ipynb #45a1304f
-import math, shutil, tempfile
+# %% ../../nbs/11_data.sample.ipynb #38b470b5
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np, pandas as pd
 from PIL import Image, ImageDraw, ImageFilter
 
-from ..core import cache_dir, log, progress, write_text
+from ..core import cache_dir, log, progress, whole_folder, write_text
 from .sources import from_csv, to_items
 
 # %% ../../nbs/11_data.sample.ipynb #158a89df
@@ -429,18 +429,14 @@ def draw_sample(
     with ThreadPoolExecutor() as ex: rows = list(progress(ex.map(one, range(n)), total=n, desc='drawing the sample'))
     write_text(folder/'items.csv', pd.DataFrame(rows)[['image','text','label','split']].to_csv(index=False))
 
-# %% ../../nbs/11_data.sample.ipynb #e6beb865
+# %% ../../nbs/11_data.sample.ipynb #4902ccf2
 def sample_items(
     n:int=720, # Number of items
     seed:int=0 # The same seed draws the same pictures
 )->pd.DataFrame: # Items with photo, words, bin and split
     "The built-in sample, drawn on first use"
     folder = cache_dir(f'sample-1-{n}-{seed}')
-    if not (folder/'items.csv').exists():
+    if not folder.exists():
         log.info('drawing %d sample pictures into %s', n, folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as tmp:
-            draw_sample(Path(tmp)/'new', n, seed)
-            shutil.rmtree(folder, ignore_errors=True)
-            (Path(tmp)/'new').rename(folder)
+        with whole_folder(folder) as new: new and draw_sample(new, n, seed)
     return from_csv(folder/'items.csv')

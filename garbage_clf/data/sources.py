@@ -6,15 +6,15 @@
 __all__ = ['COLUMNS', 'SPLITS', 'PHOTO_ENDINGS', 'TRASHNET_URL', 'to_items', 'find_photos', 'from_folder', 'from_csv', 'sha256',
            'download', 'unpack', 'trashnet_manifest', 'check_manifest', 'fetch_archive', 'trashnet', 'read_items']
 
-# %% ../../nbs/10_data.sources.ipynb #a31b7ffc
-import hashlib, os, shutil, tempfile, zipfile
+# %% ../../nbs/10_data.sources.ipynb #8d941afe
+import hashlib, os, tempfile, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
 import pandas as pd
 
-from ..core import WorkbookError, cache_dir, log, progress
+from ..core import WorkbookError, cache_dir, lock, log, progress, whole_folder
 
 # %% ../../nbs/10_data.sources.ipynb #c34a2eda
 COLUMNS = ['image','text','label','split','group']
@@ -101,29 +101,35 @@ def sha256(
     "The SHA-256 of a file's content"
     with Path(path).open('rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../../nbs/10_data.sources.ipynb #86fbbd6d
+# %% ../../nbs/10_data.sources.ipynb #50f29a06
+def _fetch_all(url, part, tries):
+    "Attempts until `part` is whole, each going on where the last was cut off"
+    import requests
+    for i in range(tries):
+        try: return _fetch(url, part)
+        except requests.RequestException as e:
+            log.info('download of %s cut off (%s)', url, type(e).__name__)
+            refused = e.response is not None and e.response.status_code in (401,403,404)
+            if refused or i==tries-1 or isinstance(e, requests.ConnectionError) and not part.exists(): raise WorkbookError(f'cannot download {url}: {type(e).__name__}') from e
+        except OSError as e: raise WorkbookError(f'cannot write {part}: {e.strerror or e}') from e
+
+# %% ../../nbs/10_data.sources.ipynb #6d350c5d
 def download(
     url:str, # Where from
     path:Path|str, # Where to; it appears when it is whole
     digest:str='', # The start of its SHA-256, at least 8 digits; none to leave the check to the caller
-    tries:int=4 # Attempts before giving up; each goes on where the last was cut off
+    tries:int=4 # Attempts before giving up
 )->Path: # `path`
     "Fetch a file, resuming when cut off, and check what arrived"
-    import requests
     path = Path(path)
     part = path.with_name(path.name+'.part')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for i in range(tries):
-        try: _fetch(url, part); break
-        except requests.RequestException as e:
-            log.info('download of %s cut off (%s)', url, type(e).__name__)
-            hopeless = isinstance(e, (requests.ConnectTimeout, requests.exceptions.ProxyError)) or 'resolve' in str(e) or (e.response is not None and e.response.status_code in (401,403,404))
-            if hopeless or i==tries-1: raise WorkbookError(f'cannot download {url}: {type(e).__name__}') from e
-        except OSError as e: raise WorkbookError(f'cannot write {part}: {e.strerror or e}') from e
-    if not sha256(part).startswith(digest):
-        part.unlink()
-        raise WorkbookError(f'{url} sent a file that is not the one expected (SHA-256 differs): it was thrown away, nothing was opened')
-    os.replace(part, path)
+    with lock(path):
+        if digest and path.exists() and sha256(path).startswith(digest): return path
+        _fetch_all(url, part, tries)
+        if not sha256(part).startswith(digest):
+            part.unlink()
+            raise WorkbookError(f'{url} sent a file that is not the one expected (SHA-256 differs): it was thrown away, nothing was opened')
+        os.replace(part, path)
     return path
 
 # %% ../../nbs/10_data.sources.ipynb #6b9d6420
@@ -160,30 +166,30 @@ def check_manifest(
     with ThreadPoolExecutor() as ex: good = list(ex.map(ok, manifest.image, manifest.sha256))
     return manifest.image[[not g for g in good]].tolist()
 
-# %% ../../nbs/10_data.sources.ipynb #f0f5ff2d
-def _install(archive, target, manifest):
-    "Unpack an archive of class folders into `target`, all of it or nothing"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as tmp:
+# %% ../../nbs/10_data.sources.ipynb #513b4253
+def _install(archive, new, manifest):
+    "Unpack an archive of class folders as the folder `new`, all of it or nothing"
+    first = Path(manifest.image[0])
+    with tempfile.TemporaryDirectory(dir=new.parent) as tmp:
         unpack(archive, tmp)
-        first = Path(manifest.image[0])
         root = next((p.parents[1] for p in Path(tmp).rglob(first.name) if p.parent.name==first.parent.name), Path(tmp))
         wrong = check_manifest(root, manifest)
         if wrong: raise WorkbookError(f'{len(wrong)} files in the archive are missing or not the right ones ({wrong[0]} first): it was thrown away')
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(root, target)
+        os.replace(root, new)
 
-# %% ../../nbs/10_data.sources.ipynb #bbe40616
+# %% ../../nbs/10_data.sources.ipynb #b9a3a7cd
 def fetch_archive(
     url:str, # Where the zip file is
     target:Path|str, # Where its class folders belong
     manifest:pd.DataFrame # `image` and `sha256` of every file
 ):
-    "Download, check and unpack an archive of photos; one that is wrong is thrown away"
+    "Download, check and unpack an archive of photos"
     target = Path(target)
-    archive = download(url, target.with_name(target.name+'.zip'))
-    try: _install(archive, target, manifest)
-    finally: archive.unlink()
+    with whole_folder(target) as new:
+        if new is None: return
+        archive = download(url, target.with_name(target.name+'.zip'))
+        try: _install(archive, new, manifest)
+        finally: archive.unlink()
 
 # %% ../../nbs/10_data.sources.ipynb #d8a3ca80
 def trashnet(
