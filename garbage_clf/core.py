@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['log', 'WorkbookError', 'atomic', 'write_text', 'write_json', 'write_tensors', 'lock', 'whole_folder', 'cache_dir',
-           'log_to', 'seed_everything', 'pick_device', 'progress']
+           'log_to', 'seed_everything', 'pick_device', 'in_notebook', 'progress']
 
-# %% ../nbs/00_core.ipynb #a91a8590
-import json, logging, os, sys, tempfile
+# %% ../nbs/00_core.ipynb #c4d7b50d
+import json, logging, os, sys, tempfile, warnings
 from contextlib import contextmanager
 from pathlib import Path
+
+# %% ../nbs/00_core.ipynb #43a2127a
+warnings.filterwarnings('ignore', message='.*torch.jit.script.*deprecated', category=FutureWarning)
 
 # %% ../nbs/00_core.ipynb #b47c1f5c
 class WorkbookError(Exception):
@@ -98,7 +101,7 @@ def cache_dir(
 # %% ../nbs/00_core.ipynb #57bbfef3
 log = logging.getLogger('garbage_clf')
 
-# %% ../nbs/00_core.ipynb #cd95adb2
+# %% ../nbs/00_core.ipynb #cdcc5a1c
 @contextmanager
 def log_to(
     path:Path|str # The log file; it is appended to
@@ -106,6 +109,7 @@ def log_to(
     "Copy the log into a file for the length of the block, with the traceback of an error that ends it"
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding='utf-8')
+    handler.handleError = lambda record: None # A full disk is reported by what writes the results, once
     handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s %(message)s'))
     level,_ = log.level,log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -138,13 +142,13 @@ def pick_device(
     if name not in here: raise WorkbookError(f'device {name!r} is not here: choose auto or one of {", ".join(here)}')
     return torch.device(name)
 
-# %% ../nbs/00_core.ipynb #edc3bf06
-def _in_notebook():
-    "True in a live notebook, where a widget can be drawn"
+# %% ../nbs/00_core.ipynb #81a1d3c8
+def in_notebook()->bool: # A live one, where a widget can be drawn
+    "Whether this runs in Jupyter"
     shell = sys.modules.get('IPython') and sys.modules['IPython'].get_ipython()
     return type(shell).__name__=='ZMQInteractiveShell'
 
-# %% ../nbs/00_core.ipynb #1ddfed6d
+# %% ../nbs/00_core.ipynb #480d65a9
 def progress(
     it, # Anything to loop over
     total:int=None, # Number of steps, if `it` has no length
@@ -152,7 +156,7 @@ def progress(
 ):
     "Loop over `it` and show how far it has come: a bar for people, log lines for files"
     total = total if total is not None else len(it)
-    if _in_notebook() or sys.stderr.isatty():
+    if in_notebook() or sys.stderr.isatty():
         from tqdm.auto import tqdm
         yield from tqdm(it, total=total, desc=desc, leave=False)
         return

@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['TensorLoader', 'tensor_loaders']
 
-# %% ../../nbs/16_data.loaders.ipynb #6deb8d81
+# %% ../../nbs/16_data.loaders.ipynb #1a83c207
+import garbage_clf.core # Before fastai, whose import warns
+
 import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
