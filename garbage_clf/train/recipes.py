@@ -35,11 +35,11 @@ class Recipe:
     monitor:str='valid_loss' # What the best epoch is best in: `valid_loss` or `valid_accuracy`
     seed:int=42 # Start of all random numbers
 
-# %% ../../nbs/30_train.recipes.ipynb #d78fc59b
+# %% ../../nbs/30_train.recipes.ipynb #ca1e78fb
 RECIPES = {r.name: r for r in [
-    Recipe('mobilenet-frozen', 'MobileNetV2 as it comes, a head trained on its features: a model in a minute on a laptop', 'mobilenet_v2'),
-    Recipe('efficientnet-lite0-frozen', 'The same on EfficientNet-Lite0, whose weights come with the package: works offline', 'efficientnet_lite0'),
-    Recipe('mobilenet', 'MobileNetV2 trained whole on augmented photos: better, and wants a GPU or patience', 'mobilenet_v2',
+    Recipe('mobilenet-frozen', 'A head on the features of a frozen MobileNetV2: a model in a minute on a laptop', 'mobilenet_v2'),
+    Recipe('efficientnet-lite0-frozen', 'A head on the features of a frozen EfficientNet-Lite0, whose weights come with the package: works offline', 'efficientnet_lite0'),
+    Recipe('mobilenet', 'All of MobileNetV2 trained on augmented photos: better, and wants a GPU or patience', 'mobilenet_v2',
         frozen=False, epochs=20, lr=2e-3, weight_decay=.05, hidden=0, dropout=.2, label_smoothing=.1, augment=True, monitor='valid_accuracy')]}
 
 # %% ../../nbs/30_train.recipes.ipynb #e19832b2
