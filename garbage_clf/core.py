@@ -53,15 +53,15 @@ def write_json(
     "Write a JSON file, whole or not at all"
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False)+'\n')
 
-# %% ../nbs/00_core.ipynb #f5f8772e
+# %% ../nbs/00_core.ipynb #70d700f7
 def write_tensors(
     path:Path|str, # Where to write, usually ending in .safetensors
     tensors:dict, # Name to tensor
     metadata:dict=None # String to string, kept in the file's header
 ):
     "Write tensors as safetensors, whole or not at all; nothing in this package pickles"
-    from safetensors.torch import save_file
-    with atomic(path) as tmp: save_file({k:v.contiguous() for k,v in tensors.items()}, tmp, metadata=metadata)
+    from safetensors.torch import save
+    with atomic(path) as tmp: tmp.write_bytes(save({k:v.contiguous() for k,v in tensors.items()}, metadata=metadata))
 
 # %% ../nbs/00_core.ipynb #bd38d9ae
 def lock(

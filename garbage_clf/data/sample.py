@@ -4,10 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIZE', 'CANVAS', 'PALETTE', 'MATERIALS', 'NAMES', 'LOOKS', 'PLAIN', 'ADJECTIVES', 'FLOORS', 'noise', 'texture', 'Pen',
-           'sprite', 'cup', 'bottle', 'hazard_bottle', 'can', 'paint_can', 'spray_can', 'jar', 'box', 'pizza_box',
-           'bag', 'tray', 'takeout', 'carton', 'newspaper', 'plate', 'spoon', 'lid', 'battery', 'phone', 'bulb',
-           'cable', 'crumple', 'banana', 'apple', 'leaf', 'eggshell', 'diaper', 'mug', 'chips', 'toothbrush', 'render',
-           'draw_sample', 'sample_items']
+           'sprite', 'render', 'draw_sample', 'sample_items']
 
 # %% ../../nbs/11_data.sample.ipynb #38b470b5
 import math
@@ -114,8 +111,8 @@ def _ring(x, y, r, n=40, wobble=None):
 
 def _any(rng, colors=PALETTE): return tuple(colors[rng.integers(len(colors))])
 
-# %% ../../nbs/11_data.sample.ipynb #9d91a3e2
-def cup(p, rng, material):
+# %% ../../nbs/11_data.sample.ipynb #639142b6
+def _cup(p, rng, material):
     p.round = True
     p.poly([(-.55,-.7),(.55,-.7),(.38,.8),(-.38,.8)])
     p.oval(0, -.7, .55, .13, shade=.62)
@@ -125,22 +122,22 @@ def cup(p, rng, material):
     if material=='plastic':
         for y in (-.35,-.05,.25): p.line([(-.5+.03*y,y),(.5-.03*y,y)], .03, shade=.8)
 
-def bottle(p, rng, material):
+def _bottle(p, rng, material):
     p.round = True
     p.poly([(-.36,-.2),(-.14,-.55),(-.14,-.86),(.14,-.86),(.14,-.55),(.36,-.2),(.36,.92),(-.36,.92)])
     p.rect(-.17, -1, .17, -.82, color=_any(rng))
     p.rect(-.36, .05, .36, .5, color=(240,238,228))
     p.rect(-.36, .14, .36, .22, color=_any(rng))
 
-def hazard_bottle(p, rng, material):
+def _hazard_bottle(p, rng, material):
     p.round = True
     p.poly([(-.42,-.4),(-.2,-.62),(-.2,-.8),(.2,-.8),(.2,-.62),(.42,-.4),(.42,.92),(-.42,.92)])
     p.rect(-.22, -1, .22, -.78, color=(30,30,30))
     p.poly([(0,-.28),(.36,.22),(0,.72),(-.36,.22)], color=(246,214,30))
     p.poly([(0,-.02),(.18,.36),(-.18,.36)], color=(20,20,20))
 
-# %% ../../nbs/11_data.sample.ipynb #05d34323
-def can(p, rng, material):
+# %% ../../nbs/11_data.sample.ipynb #291f4adc
+def _can(p, rng, material):
     p.round = True
     p.rect(-.4, -.72, .4, .78)
     p.oval(0, .78, .4, .1)
@@ -148,7 +145,7 @@ def can(p, rng, material):
     p.oval(0, -.72, .4, .1, shade=1.25)
     p.oval(.05, -.73, .13, .04, color=(90,92,96))
 
-def paint_can(p, rng, material):
+def _paint_can(p, rng, material):
     p.round = True
     paint = _any(rng)
     p.rect(-.55, -.5, .55, .75)
@@ -157,56 +154,59 @@ def paint_can(p, rng, material):
     p.oval(0, -.5, .55, .14, color=paint)
     for x in rng.uniform(-.45, .45, 4): p.rect(x-.05, -.5, x+.05, rng.uniform(-.2,.4), color=paint)
 
-def spray_can(p, rng, material):
+def _spray_can(p, rng, material):
     p.round = True
     p.rect(-.32, -.45, .32, .9)
     p.oval(0, -.45, .32, .16, shade=.9)
     p.rect(-.12, -.85, .12, -.52, color=(235,235,235))
     p.rect(-.32, -.2, .32, .7, color=_any(rng)+(225,))
 
-def jar(p, rng, material):
+# %% ../../nbs/11_data.sample.ipynb #b08233a6
+def _jar(p, rng, material):
     p.round = True
     p.poly([(-.45,-.5),(.45,-.5),(.5,-.3),(.5,.85),(-.5,.85),(-.5,-.3)])
     p.rect(-.47, -.8, .47, -.5, color=_any(rng, [(180,60,50),(210,180,70),(90,94,100)]))
     p.rect(-.34, -.05, .34, .5, color=(244,240,226))
 
-# %% ../../nbs/11_data.sample.ipynb #b2d90723
-def box(p, rng, material):
+# %% ../../nbs/11_data.sample.ipynb #06367d5a
+def _box(p, rng, material):
     p.poly([(-.75,-.3),(.1,-.05),(.1,.85),(-.75,.5)])
     p.poly([(.1,-.05),(.8,-.35),(.8,.5),(.1,.85)], shade=.78)
     p.poly([(-.75,-.3),(0,-.6),(.8,-.35),(.1,-.05)], shade=1.12)
     if material=='cardboard': p.poly([(-.4,-.44),(-.28,-.49),(.5,-.21),(.38,-.16)], color=(200,176,130))
 
-def pizza_box(p, rng, material):
+def _pizza_box(p, rng, material):
     p.rect(-.8, -.1, .8, .85)
     p.poly([(-.8,-.1),(.8,-.1),(.66,-.9),(-.66,-.9)], shade=.85)
     p.oval(0, .38, .6, .36, shade=.93)
     p.oval(0, -.5, .36, .22, color=(196,60,44))
 
-def bag(p, rng, material):
+def _bag(p, rng, material):
     w = 1+.07*rng.normal(size=12)
     p.poly([(-.6*w[0],-.5),(-.3,-.62*w[1]),(0,-.5),(.3,-.62*w[2]),(.6*w[3],-.5),(.72*w[4],.3),(.62*w[5],.88),(-.62*w[6],.88),(-.72*w[7],.3)])
     for x in (-.32,.32): p.line([(x-.18,-.5),(x-.1,-.88),(x+.1,-.88),(x+.18,-.5)], .05, shade=.9)
     for x in rng.uniform(-.5,.5,5): p.line([(x,-.4),(x+rng.normal(0,.12),.8)], .02, shade=rng.uniform(.7,1.2))
 
-def tray(p, rng, material):
+# %% ../../nbs/11_data.sample.ipynb #612b41fb
+def _tray(p, rng, material):
     p.poly([(-.9,-.5),(.9,-.5),(.75,.6),(-.75,.6)])
     p.poly([(-.74,-.38),(.74,-.38),(.62,.46),(-.62,.46)], shade=.84)
     for x in (-.3,0,.3): p.line([(x,-.3),(x*.9,.4)], .03, shade=.94)
 
-def takeout(p, rng, material):
+def _takeout(p, rng, material):
     p.poly([(-.5,-.35),(.5,-.35),(.38,.75),(-.38,.75)])
     p.poly([(-.5,-.35),(-.62,-.72),(-.1,-.5)], shade=.85)
     p.poly([(.5,-.35),(.62,-.72),(.1,-.5)], shade=.78)
     p.oval(0, .2, .2, .2, color=(200,70,56))
 
-def carton(p, rng, material):
+def _carton(p, rng, material):
     p.rect(-.42, -.35, .2, .9)
     p.poly([(.2,-.35),(.5,-.45),(.5,.78),(.2,.9)], shade=.78)
     p.poly([(-.42,-.35),(-.3,-.75),(.36,-.8),(.5,-.45),(.2,-.35)], shade=1.08)
     p.rect(-.42, 0, .2, .55, color=_any(rng, [(50,110,190),(60,150,90)]))
 
-def newspaper(p, rng, material):
+# %% ../../nbs/11_data.sample.ipynb #40ebd468
+def _newspaper(p, rng, material):
     p.rect(-.75, -.85, .75, .85)
     p.rect(-.65, -.75, .65, -.55, color=(40,40,44))
     p.rect(-.65, -.45, -.02, .1, color=(120,120,122))
@@ -214,131 +214,135 @@ def newspaper(p, rng, material):
         for x in (-.65,.05):
             if x>0 or y>.15: p.line([(x,y),(x+.6,y)], .035, color=(130,130,132))
 
-# %% ../../nbs/11_data.sample.ipynb #4023afa9
-def plate(p, rng, material):
+# %% ../../nbs/11_data.sample.ipynb #2449bb45
+def _plate(p, rng, material):
     p.oval(0, 0, .88, .88)
     p.oval(0, 0, .6, .6, shade=.86)
     p.oval(0, 0, .54, .54, shade=1.05)
     if material=='paper': p.poly(_ring(0, 0, .89, 80, 1+.02*np.cos(np.arange(80)*math.pi))); p.oval(0, 0, .6, .6, shade=.92)
     if material=='ceramic': p.poly([(.9,-.5),(.2,-.25),(.35,-.02),(.1,.12),(.95,.3)], color=(0,0,0,0)); p.oval(0, 0, .7, .7, shade=1.3); p.oval(0, 0, .64, .64)
 
-def spoon(p, rng, material):
+def _spoon(p, rng, material):
     p.oval(0, -.6, .24, .34)
     p.oval(0, -.6, .16, .25, shade=.82)
     p.line([(0,-.3),(0,.95)], .12)
 
-def lid(p, rng, material):
+def _lid(p, rng, material):
     p.oval(0, 0, .72, .72)
     p.oval(0, 0, .62, .62, shade=.8)
     p.oval(0, 0, .56, .56, shade=1.1)
     if material=='metal': p.oval(0, 0, .3, .3, shade=.9)
     else: p.line([(-.2,0),(.2,0)], .07, shade=.5)
 
-def battery(p, rng, material):
+# %% ../../nbs/11_data.sample.ipynb #07bb1a8e
+def _battery(p, rng, material):
     p.round = True
     p.rect(-.3, -.75, .3, .85)
     p.rect(-.3, -.75, .3, -.25, color=(198,140,52))
     p.rect(-.1, -.92, .1, -.75, color=(190,190,192))
     p.line([(-.1,.4),(.1,.4)], .06, color=(230,230,230))
 
-def phone(p, rng, material):
+def _phone(p, rng, material):
     p.rect(-.45, -.9, .45, .9)
     p.rect(-.37, -.72, .37, .3, color=(96,130,150))
     for y in (.45,.6,.75):
         for x in (-.22,0,.22): p.oval(x, y, .07, .045, color=(190,190,190))
 
-def bulb(p, rng, material):
+def _bulb(p, rng, material):
     p.oval(0, -.3, .52, .55)
     p.poly([(-.3,.1),(.3,.1),(.2,.42),(-.2,.42)])
     p.rect(-.2, .4, .2, .8, color=(150,152,158))
     for y in (.5,.62,.74): p.line([(-.21,y),(.21,y-.04)], .03, color=(96,98,104))
 
-def cable(p, rng, material):
+# %% ../../nbs/11_data.sample.ipynb #19fc3cb2
+def _cable(p, rng, material):
     t = np.linspace(0, 3.4*math.pi, 60)
     p.line([((.75-.05*a)*math.cos(a),(.75-.05*a)*math.sin(a)) for a in t], .09)
     p.rect(.45, -.3, .85, .1)
     for y in (-.2,-.02): p.rect(.85, y, 1, y+.06, color=(200,200,204))
 
-# %% ../../nbs/11_data.sample.ipynb #932399f8
-def crumple(p, rng, material):
+# %% ../../nbs/11_data.sample.ipynb #c45d61a8
+def _crumple(p, rng, material):
     n = 18
     pts = _ring(0, 0, .72, n, rng.uniform(.75, 1.12, n))
     for i in range(n): p.poly([(0,0),pts[i],pts[(i+1)%n]], shade=rng.uniform(.74,1.08))
     for a,b in rng.uniform(-.45, .45, (8,2)): p.poly([(a,b),(a+rng.normal(0,.2),b+.2),(a+.25,b+rng.normal(0,.2))], shade=rng.uniform(.78,1.1))
 
-def banana(p, rng, material):
+def _banana(p, rng, material):
     for a in (-.9,-.3,.35,.95):
         tip = (math.sin(a)*.95, .15+.75*math.cos(a*.9))
         p.poly([(-.09,-.6),(.09,-.6),(tip[0]*.6+.2,tip[1]*.3),tip,(tip[0]*.6-.16,tip[1]*.4)], shade=rng.uniform(.9,1.2))
     p.rect(-.07, -.95, .07, -.55, color=(96,70,36))
 
-def apple(p, rng, material):
+def _apple(p, rng, material):
     p.poly([(-.45,-.65),(.45,-.65),(.2,-.2),(.18,.2),(.48,.7),(-.48,.7),(-.18,.2),(-.2,-.2)], shade=1.15)
     for y in (-.66,.7): p.oval(0, y, .46, .14, color=(186,44,40))
     p.line([(0,-.75),(.1,-1)], .05, color=(84,58,34))
     for x in (-.06,.07): p.oval(x, 0, .035, .08, color=(60,36,22))
 
-def leaf(p, rng, material):
+# %% ../../nbs/11_data.sample.ipynb #933727b5
+def _leaf(p, rng, material):
     for dx,dy in rng.uniform(-.3, .3, (3,2)):
         p.poly([(dx,dy-.65),(dx+.4,dy-.1),(dx+.25,dy+.35),(dx,dy+.6),(dx-.25,dy+.35),(dx-.4,dy-.1)], shade=rng.uniform(.75,1.2))
         p.line([(dx,dy-.6),(dx,dy+.65)], .02, color=(90,70,40))
 
-def eggshell(p, rng, material):
+def _eggshell(p, rng, material):
     for x,y in ((-.38,.1),(.4,-.05)):
         rim = [(x-.36+.09*i, y+(.09 if i%2 else -.06)) for i in range(9)]
         p.poly(rim+[(x+.34*math.cos(a),y+.5*math.sin(a)) for a in np.linspace(0, math.pi, 20)])
         p.poly(rim+[(x,y+.16)], shade=.78)
 
-def diaper(p, rng, material):
+def _diaper(p, rng, material):
     p.poly([(-.8,-.55),(.8,-.55),(.78,-.15),(.32,.1),(.3,.45),(.6,.7),(-.6,.7),(-.3,.45),(-.32,.1),(-.78,-.15)])
     p.poly([(-.3,-.4),(.3,-.4),(.2,.55),(-.2,.55)], shade=.9)
     for x in (-.72,.58): p.rect(x, -.5, x+.14, -.28, color=(120,170,220))
 
-def mug(p, rng, material):
+# %% ../../nbs/11_data.sample.ipynb #6b2b9903
+def _mug(p, rng, material):
     p.round = True
     p.poly([(-.5,-.6),(-.3,-.35),(-.1,-.65),(.1,-.3),(.35,-.6),(.45,-.45),(.42,.75),(-.5,.75)])
     p.line([(.42+.3*math.cos(a),.15+.32*math.sin(a)) for a in np.linspace(-1.5, .6, 16)], .12)
     p.line([(-.1,-.6),(0,0),(-.15,.5)], .03, shade=.4)
 
-def chips(p, rng, material):
+def _chips(p, rng, material):
     zig = lambda y: [(-.6+.1*i, y+(.04 if i%2 else -.04)) for i in range(13)]
     p.poly(zig(-.85)+[(.56,0)]+zig(.85)[::-1]+[(-.56,0)])
     p.oval(0, .05, .4, .34, color=(246,224,90))
     p.oval(0, .05, .22, .16, color=_any(rng))
     for y in (-.76,.76): p.line([(-.58,y),(.58,y)], .04, shade=1.3)
 
-def toothbrush(p, rng, material):
+def _toothbrush(p, rng, material):
     p.line([(-.95,.12),(.95,-.02)], .13)
     for x in np.linspace(.55, .9, 8): p.line([(x,-.02),(x,-.28)], .04, color=(236,240,244))
 
-# %% ../../nbs/11_data.sample.ipynb #acc6951e
+# %% ../../nbs/11_data.sample.ipynb #1d406f63
 NAMES = [ # the picture tells
-    ('cup', cup,'paper','Green'), ('cup', cup,'plastic','Blue'), ('cup', cup,'foam','Black'),
-    ('bag', bag,'paper','Green'), ('bag', bag,'film','Black'),
-    ('bottle', bottle,'plastic','Blue'), ('bottle', hazard_bottle,'rubber','TTR'),
-    ('can', can,'metal','Blue'), ('can', paint_can,'metal','TTR'),
-    ('box', box,'cardboard','Blue'), ('box', box,'foam','Black'),
-    ('plate', plate,'paper','Green'), ('plate', plate,'ceramic','Black'),
-    ('spoon', spoon,'wood','Green'), ('spoon', spoon,'plastic','Black'),
-    ('canister', spray_can,'metal','TTR'), ('canister', carton,'paper','Blue')]
+    ('cup', _cup,'paper','Green'), ('cup', _cup,'plastic','Blue'), ('cup', _cup,'foam','Black'),
+    ('bag', _bag,'paper','Green'), ('bag', _bag,'film','Black'),
+    ('bottle', _bottle,'plastic','Blue'), ('bottle', _hazard_bottle,'rubber','TTR'),
+    ('can', _can,'metal','Blue'), ('can', _paint_can,'metal','TTR'),
+    ('box', _box,'cardboard','Blue'), ('box', _box,'foam','Black'),
+    ('plate', _plate,'paper','Green'), ('plate', _plate,'ceramic','Black'),
+    ('spoon', _spoon,'wood','Green'), ('spoon', _spoon,'plastic','Black'),
+    ('canister', _spray_can,'metal','TTR'), ('canister', _carton,'paper','Blue')]
 
-# %% ../../nbs/11_data.sample.ipynb #f846b5e4
+# %% ../../nbs/11_data.sample.ipynb #83c6ea26
 LOOKS = [ # the words tell
-    ('greasy pizza box', pizza_box,'cardboard','Green'), ('clean pizza box', pizza_box,'cardboard','Blue'),
-    ('dirty napkin', crumple,'paper','Green'), ('clean scrap paper', crumple,'paper','Blue'),
-    ('full aerosol', spray_can,'plastic','TTR'), ('empty aerosol', spray_can,'plastic','Blue'),
-    ('old phone', phone,'rubber','TTR'), ('toy phone', phone,'rubber','Black'),
-    ('compostable liner', crumple,'film','Green'), ('plastic wrap', crumple,'film','Black'),
-    ('led bulb', bulb,'glass','TTR'), ('incandescent bulb', bulb,'glass','Black'),
-    ('dirty takeout container', takeout,'paper','Green'), ('plastic coated takeout container', takeout,'paper','Black'),
-    ('jar of solvent', jar,'glass','TTR'), ('clean jam jar', jar,'glass','Blue')]
+    ('greasy pizza box', _pizza_box,'cardboard','Green'), ('clean pizza box', _pizza_box,'cardboard','Blue'),
+    ('dirty napkin', _crumple,'paper','Green'), ('clean scrap paper', _crumple,'paper','Blue'),
+    ('full aerosol', _spray_can,'plastic','TTR'), ('empty aerosol', _spray_can,'plastic','Blue'),
+    ('old phone', _phone,'rubber','TTR'), ('toy phone', _phone,'rubber','Black'),
+    ('compostable liner', _crumple,'film','Green'), ('plastic wrap', _crumple,'film','Black'),
+    ('led bulb', _bulb,'glass','TTR'), ('incandescent bulb', _bulb,'glass','Black'),
+    ('dirty takeout container', _takeout,'paper','Green'), ('plastic coated takeout container', _takeout,'paper','Black'),
+    ('jar of solvent', _jar,'glass','TTR'), ('clean jam jar', _jar,'glass','Blue')]
 
-# %% ../../nbs/11_data.sample.ipynb #467c1228
+# %% ../../nbs/11_data.sample.ipynb #3f51947c
 PLAIN = [
-    ('banana peel', banana,'peel','Green'), ('apple core', apple,'food','Green'), ('autumn leaves', leaf,'leaf','Green'), ('egg shells', eggshell,'foam','Green'),
-    ('newspaper', newspaper,'paper','Blue'), ('milk carton', carton,'paper','Blue'), ('metal lid', lid,'metal','Blue'), ('cardboard tray', tray,'cardboard','Blue'),
-    ('aa battery', battery,'rubber','TTR'), ('charging cable', cable,'rubber','TTR'), ('paint tin', paint_can,'metal','TTR'), ('motor oil jug', hazard_bottle,'plastic','TTR'),
-    ('diaper', diaper,'foam','Black'), ('broken mug', mug,'ceramic','Black'), ('chip bag', chips,'plastic','Black'), ('toothbrush', toothbrush,'plastic','Black'), ('foam tray', tray,'foam','Black')]
+    ('banana peel', _banana,'peel','Green'), ('apple core', _apple,'food','Green'), ('autumn leaves', _leaf,'leaf','Green'), ('egg shells', _eggshell,'foam','Green'),
+    ('newspaper', _newspaper,'paper','Blue'), ('milk carton', _carton,'paper','Blue'), ('metal lid', _lid,'metal','Blue'), ('cardboard tray', _tray,'cardboard','Blue'),
+    ('aa battery', _battery,'rubber','TTR'), ('charging cable', _cable,'rubber','TTR'), ('paint tin', _paint_can,'metal','TTR'), ('motor oil jug', _hazard_bottle,'plastic','TTR'),
+    ('diaper', _diaper,'foam','Black'), ('broken mug', _mug,'ceramic','Black'), ('chip bag', _chips,'plastic','Black'), ('toothbrush', _toothbrush,'plastic','Black'), ('foam tray', _tray,'foam','Black')]
 
 # %% ../../nbs/11_data.sample.ipynb #d4b37f70
 ADJECTIVES = ['small','big','white','red','blue','crushed','two','broken','wet','new','round','large']

@@ -129,12 +129,12 @@ def _new_folder(out):
     if free < 100: raise WorkbookError(f'only {free:.0f} MB are free at {out}, and a run takes up to 100: free some space or choose another --out')
     return out
 
-# %% ../../nbs/33_train.run.ipynb #1a5a7fdd
+# %% ../../nbs/33_train.run.ipynb #0e25f15a
 def _decode(items, size):
     "Pixels of all items, or an error that names the photos that cannot be read"
     if items.image.isna().any(): raise WorkbookError(f'{items.image.isna().sum()} of {len(items)} items have no photo: image recipes need one for each')
     x,bad = load_pixels(items.image, size)
-    if bad: raise WorkbookError(f'{len(bad)} of {len(items)} photos cannot be read: {"; ".join(list(bad.values())[:3])}{" ..." if len(bad)>3 else ""}. Remove or replace them and run again')
+    if bad: raise WorkbookError(f'{items.image.isin(list(bad)).sum()} of {len(items)} photos cannot be read: {"; ".join(list(bad.values())[:3])}{" ..." if len(bad)>3 else ""}. Remove or replace them and run again')
     return x
 
 # %% ../../nbs/33_train.run.ipynb #b8d101b3
