@@ -27,11 +27,12 @@ def _show_metrics(metrics):
     for s in splits: print(f'{s:5}  {metrics_line(metrics[s])}')
     print('\n' + _table(metrics_table(metrics[splits[0]]), index=True))
 
-# %% ../nbs/54_cli.ipynb #431d47c0
-def _show_predictions(preds):
-    "Predictions as a table"
+# %% ../nbs/54_cli.ipynb #2b178770
+def _show_predictions(preds, **columns):
+    "Predictions as a table, with further columns if there are any"
     import pandas as pd
-    print(_table(pd.DataFrame([dict(photo=p.image, label=p.error or p.label, probability='' if p.error else f'{p.probability:.3f}', sure='' if p.error else 'yes' if p.sure else 'no', bin=p.bin) for p in preds])))
+    row = lambda p: dict(photo=p.image, says=p.error or p.label, probability='' if p.error else f'{p.probability:.3f}', sure='' if p.error else 'yes' if p.sure else 'no', bin=p.bin)
+    print(_table(pd.DataFrame([row(p) for p in preds]).assign(**columns)))
 
 # %% ../nbs/54_cli.ipynb #ffa25c13
 def _free_name(name):
@@ -66,7 +67,7 @@ def train(
     print(f'\nrun     {run.path}\nreport  {page}')
     return run
 
-# %% ../nbs/54_cli.ipynb #7dd32cda
+# %% ../nbs/54_cli.ipynb #5fe37f85
 def demo(
     out:str=None, # Folder of the run (default: a new one under runs/)
     device:str='auto' # auto, cpu, cuda or mps
@@ -75,9 +76,8 @@ def demo(
     run = train('sample', 'efficientnet-lite0-frozen', out=out or str(_free_name('demo')), device=device)
     from garbage_clf.use.predict import predict as predict_photos
     held = run.items[run.items.split=='test']
-    print('\nthree photos that it has not seen, and what they are:')
-    _show_predictions(predict_photos(run, held.image[:3]))
-    print('\n'.join(f'{Path(i).name}: {l}' for i,l in zip(held.image[:3], held.label)))
+    print('\nthree photos that it has not seen:')
+    _show_predictions(predict_photos(run, held.image[:3]), photo=[Path(p).name for p in held.image[:3]], truth=held.label[:3].tolist())
     print('\nThe sample is drawn by code: these figures say that everything works, not how well it sees garbage.\nNext: garbage-clf train FOLDER --recipe mobilenet-frozen')
 
 # %% ../nbs/54_cli.ipynb #d10c81e0

@@ -148,7 +148,7 @@ def in_notebook()->bool: # A live one, where a widget can be drawn
     shell = sys.modules.get('IPython') and sys.modules['IPython'].get_ipython()
     return type(shell).__name__=='ZMQInteractiveShell'
 
-# %% ../nbs/00_core.ipynb #480d65a9
+# %% ../nbs/00_core.ipynb #ca92665e
 def progress(
     it, # Anything to loop over
     total:int=None, # Number of steps, if `it` has no length
@@ -160,7 +160,7 @@ def progress(
         from tqdm.auto import tqdm
         yield from tqdm(it, total=total, desc=desc, leave=False)
         return
-    quarters = {max(1, total*q//4) for q in range(1,5)}
+    quarters = {total*q//4 for q in range(1,5)} if total>=4 else ()
     for i,o in enumerate(it, 1):
         yield o
         if i in quarters: log.info('%s %d of %d', desc, i, total)

@@ -86,7 +86,7 @@ def autocast(
     has_bf16 = kind=='cuda' and torch.cuda.is_bf16_supported() or kind=='cpu' and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return torch.autocast(kind, torch.bfloat16, enabled=has_bf16)
 
-# %% ../../nbs/20_models.core.ipynb #0308c9a8
+# %% ../../nbs/20_models.core.ipynb #c837d9cb
 @torch.inference_mode()
 def forward_all(
     net:nn.Module, # A backbone, a head or a classifier; left in evaluation mode
@@ -98,7 +98,7 @@ def forward_all(
     "Outputs of a network for all inputs, in batches"
     net = net.eval().to(device, memory_format=torch.channels_last) if x.ndim==4 else net.eval().to(device)
     outs = []
-    for i in progress(range(0, len(x), batch_size), desc=f'{type(net).__name__} forward'):
+    for i in progress(range(0, len(x), batch_size), desc='looking at photos, batch' if x.ndim==4 else 'scoring, batch'):
         xb = x[i:i+batch_size].to(device)
         with autocast(device): outs.append(net(xb.flip(-1) if flip else xb).float().cpu())
     return torch.cat(outs)
