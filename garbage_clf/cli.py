@@ -40,7 +40,7 @@ def _free_name(name):
     names = (Path('runs')/(name if i==1 else f'{name}-{i}') for i in range(1, 100_000))
     return next(p for p in names if not p.exists())
 
-# %% ../nbs/54_cli.ipynb #a7ecafd6
+# %% ../nbs/54_cli.ipynb #425235ad
 def train(
     data:str, # `sample`, `trashnet`, a folder with a folder for each class, or a CSV
     recipe:str='mobilenet-frozen', # A recipe by name; `garbage-clf recipes` lists them
@@ -51,17 +51,19 @@ def train(
     seed:int=None, # Start of all random numbers
     pretrained:bool_arg=None, # false: start from random weights
     device:str='auto', # auto, cpu, cuda or mps
-    out:str=None # Folder of the run (default: a new one under runs/)
+    out:str=None, # Folder of the run (default: a new one under runs/)
+    resume:bool=False # Go on with a training that was cut off in --out
 ):
     "Train on photos by a recipe, judge the best epoch, and write a report"
     from garbage_clf.train.recipes import get_recipe
+    if resume and not out: raise WorkbookError('--resume needs --out: the folder of the training that was cut off')
     changes = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, seed=seed, pretrained=pretrained)
     chosen = get_recipe(recipe, **{k:v for k,v in changes.items() if v is not None})
     from garbage_clf.data.sources import read_items
     items = read_items(data)
     from garbage_clf.analysis.report import report
     from garbage_clf.train.run import fit
-    run = fit(items, chosen, out or _free_name(f'{Path(data).stem}-{recipe}'), device)
+    run = fit(items, chosen, out or _free_name(f'{Path(data).stem}-{recipe}'), device, resume)
     page = report(run)
     _show_metrics(run.metrics)
     print(f'\nrun     {run.path}\nreport  {page}')

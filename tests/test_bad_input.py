@@ -27,7 +27,7 @@ def fails(capsys, says, *words, code=1):
 
 def test_good_photos_train(photos, tmp_path, capsys):
     assert main(['train', str(photos), *FAST, '--out', str(tmp_path/'run')])==0
-    wanted = 'confusion_matrix.csv evaluation_results.csv items.csv labels.json log.txt metrics.json model.safetensors recipe.json report.html report.ipynb training_stats.csv'
+    wanted = 'confusion_matrix.csv evaluation_results.csv items.csv labels.json last log.txt metrics.json model.safetensors recipe.json report.html report.ipynb training_stats.csv'
     assert set(wanted.split()) <= {p.name for p in (tmp_path/'run').iterdir()}
     assert {p.name for p in (tmp_path/'run'/'plots').iterdir()}=={'confusion_matrix.png','learning_curves.png','worst_mistakes.png'}
 

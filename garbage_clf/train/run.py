@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Run', 'load_model', 'results_table', 'results_metrics', 'fit', 'evaluate']
 
-# %% ../../nbs/33_train.run.ipynb #7dbf2af6
-import json, shutil, time
+# %% ../../nbs/33_train.run.ipynb #00e7b315
+import hashlib, json, shutil, time
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -78,8 +79,8 @@ def results_metrics(
     cols = [f'probability_{c}' for c in classes]
     return {s: classification_metrics(df.actual, df[cols], classes) for s in ('test','valid') if len(df := results[results.split==s])}
 
-# %% ../../nbs/33_train.run.ipynb #2c7d95e8
-def _learner(net, x, y, splits, recipe, device):
+# %% ../../nbs/33_train.run.ipynb #94e09c5a
+def _learner(net, x, y, splits, recipe, device, checkpoint):
     "fastai's `Learner` with our callbacks"
     import fastai.callback.schedule # Gives `Learner` its `fit_one_cycle`
     from fastai.learner import Learner
@@ -88,40 +89,44 @@ def _learner(net, x, y, splits, recipe, device):
     from garbage_clf.data.loaders import tensor_loaders
     from garbage_clf.train.callbacks import Augment, Autocast, EpochStats, KeepBest
     whole = isinstance(net, ImageClassifier)
-    cbs = [KeepBest(monitor=recipe.monitor), EpochStats()] + [Autocast()]*whole + [Augment()]*(whole and recipe.augment)
+    cbs = [KeepBest(monitor=recipe.monitor), EpochStats(), checkpoint] + [Autocast()]*whole + [Augment()]*(whole and recipe.augment)
     dls = tensor_loaders(x, y, splits, recipe.batch_size, device)
     return Learner(dls, net.to(device), CrossEntropyLossFlat(label_smoothing=recipe.label_smoothing), metrics=accuracy, cbs=cbs, **({'splitter':param_groups} if whole else {}))
 
-# %% ../../nbs/33_train.run.ipynb #79ac6d85
-def _train(net, x, y, splits, recipe, device):
+# %% ../../nbs/33_train.run.ipynb #66ad9651
+def _train(net, x, y, splits, recipe, device, checkpoint):
     "Train in place; the best epoch's weights remain. Returns one row an epoch"
     from contextlib import nullcontext
-    learn = _learner(net, x, y, splits, recipe, device)
+    learn = _learner(net, x, y, splits, recipe, device, checkpoint)
     lr = recipe.lr if recipe.frozen else slice(recipe.lr/10, recipe.lr)
     with (nullcontext() if in_notebook() else learn.no_bar()), (nullcontext() if in_notebook() else learn.no_logging()):
         learn.fit_one_cycle(recipe.epochs, lr, wd=recipe.weight_decay)
     if learn.epoch_stats.trouble: raise WorkbookError(f'{learn.epoch_stats.trouble}, for example --lr {recipe.lr/10:.1g}')
+    if checkpoint.trouble: raise WorkbookError(f'{checkpoint.trouble}: choose another --out, or leave out --resume after moving it away')
     best = learn.epoch_stats.rows[learn.keep_best.best_epoch]
     log.info('best epoch %d by %s: valid loss %.4f accuracy %.3f', best['epoch'], recipe.monitor, best['val_loss'], best['val_accuracy'])
     return pd.DataFrame(learn.epoch_stats.rows)
 
-# %% ../../nbs/33_train.run.ipynb #30a5cbe7
-def _fit_frozen(model, x, y, splits, recipe, device):
+# %% ../../nbs/33_train.run.ipynb #906131a1
+def _fit_frozen(model, x, y, splits, recipe, device, checkpoint):
     "Train the head on features that are computed once; statistics and scores of all items"
     feats = forward_all(model.backbone, x, device, recipe.batch_size)
-    stats = _train(model.head, feats, y, splits, recipe, device)
+    stats = _train(model.head, feats, y, splits, recipe, device, checkpoint)
     return stats, forward_all(model.head, feats, device, 4096)
 
-def _fit_whole(model, x, y, splits, recipe, device):
+def _fit_whole(model, x, y, splits, recipe, device, checkpoint):
     "Train all of the model; statistics and scores of all items"
-    stats = _train(model.to(memory_format=torch.channels_last), x, y, splits, recipe, device)
+    stats = _train(model.to(memory_format=torch.channels_last), x, y, splits, recipe, device, checkpoint)
     return stats, forward_all(model, x, device, recipe.batch_size)
 
-# %% ../../nbs/33_train.run.ipynb #b07b2d48
-def _new_folder(out):
+# %% ../../nbs/33_train.run.ipynb #54922533
+def _new_folder(out, resume):
     "Make sure that a run can be written to `out`"
     out = Path(out)
     if (out/'recipe.json').exists(): raise WorkbookError(f'{out} already holds a run: choose another --out, or move it away')
+    begun = (out/'last').exists()
+    if begun and not resume: raise WorkbookError(f'{out} holds a training that was cut off: go on with --resume, choose another --out, or move it away')
+    if resume and not begun: raise WorkbookError(f'nothing to resume in {out}: it has no last/state.safetensors')
     if out.exists() and not out.is_dir(): raise WorkbookError(f'{out} is a file: choose another --out')
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise WorkbookError(f'cannot make the folder {out}: {e.strerror}') from e
@@ -154,7 +159,14 @@ def _write_run(out, recipe, items, model, stats, results, seconds):
     write_tensors(out/'model.safetensors', model.state_dict())
     save_recipe(recipe, out/'recipe.json')
 
-# %% ../../nbs/33_train.run.ipynb #84d938c1
+# %% ../../nbs/33_train.run.ipynb #4abc96b1
+def _checkpoint(out, recipe, items):
+    "Where the state of a training is kept, marked with what it belongs to"
+    from garbage_clf.train.callbacks import Checkpoint
+    what = json.dumps(asdict(recipe)) + items.to_csv(index=False)
+    return Checkpoint(out/'last'/'state.safetensors', of=hashlib.sha256(what.encode()).hexdigest())
+
+# %% ../../nbs/33_train.run.ipynb #b99d5106
 def _fit(items, recipe, out, device):
     "`fit` with a folder, a log and a device"
     start,fitter = time.time(),_fit_frozen if recipe.frozen else _fit_whole
@@ -166,21 +178,22 @@ def _fit(items, recipe, out, device):
     x,y = _decode(items, recipe.size),torch.tensor([classes.index(l) for l in items.label])
     loaded = time.time()
     model = build_model(recipe.model, len(classes), recipe.pretrained, hidden=recipe.hidden, dropout=recipe.dropout)
-    stats,scores = fitter(model, x, y, items.split, recipe, device)
+    stats,scores = fitter(model, x, y, items.split, recipe, device, _checkpoint(out, recipe, items))
     fitted,held = time.time(),(items.split!='train').to_numpy()
     results = results_table(items[held], scores[torch.from_numpy(held)].softmax(1), classes)
     seconds = dict(load=loaded-start, fit=fitted-loaded, evaluate=time.time()-fitted)
     _write_run(out, recipe, items, model, stats, results, {k:round(v, 2) for k,v in seconds.items()})
 
-# %% ../../nbs/33_train.run.ipynb #21f7d95b
+# %% ../../nbs/33_train.run.ipynb #32a8d7d8
 def fit(
     items:pd.DataFrame, # With labels; a split is kept, or made
     recipe:Recipe, # What to do
     out:str|Path, # The folder of the run; it must not hold one
-    device:str='auto' # 'auto', 'cpu', 'cuda', 'mps'
+    device:str='auto', # 'auto', 'cpu', 'cuda', 'mps'
+    resume:bool=False # Go on with a training that was cut off in `out`
 )->Run: # Finished and judged
     "Train on items by a recipe, keep the best epoch, judge it, and write it all down"
-    device,out = pick_device(device),_new_folder(out)
+    device,out = pick_device(device),_new_folder(out, resume)
     with log_to(out/'log.txt'):
         seed_everything(recipe.seed)
         _fit(items, recipe, out, device)
