@@ -21,7 +21,7 @@ from ..data.splits import check_trainable, split
 from ..models.core import ImageClassifier, build_model, forward_all, param_groups
 from .recipes import Recipe, load_recipe, save_recipe
 
-# %% ../../nbs/33_train.run.ipynb #a9c4c016
+# %% ../../nbs/33_train.run.ipynb #0a1cc3fb
 class Run:
     "The folder that one training leaves"
     def __init__(self, path:str|Path): # A folder with `recipe.json` and `model.safetensors`
@@ -29,7 +29,7 @@ class Run:
         missing = [f for f in ('recipe.json','labels.json','model.safetensors') if not (self.path/f).is_file()]
         if missing: raise WorkbookError(f'{path} is not a finished run: it has no {missing[0]}')
 
-    def __repr__(self): return f'Run {self.path.name}: ' + ', '.join(sorted(p.name+'/'*p.is_dir() for p in self.path.iterdir() if not p.name.startswith('.')))
+    def __repr__(self): return f'Run {self.path.resolve().name}: ' + ', '.join(sorted(p.name+'/'*p.is_dir() for p in self.path.iterdir() if not p.name.startswith('.')))
     def _json(self, name): return json.loads((self.path/name).read_text(encoding='utf-8'))
     def _csv(self, name, **kw): return pd.read_csv(self.path/name, encoding='utf-8', **kw)
 
