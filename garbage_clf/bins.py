@@ -25,7 +25,7 @@ def label_set(
     if name not in LABEL_SETS: raise WorkbookError(f'no label set {name!r}: choose from {", ".join(LABEL_SETS)}')
     return LABEL_SETS[name]
 
-# %% ../nbs/01_bins.ipynb #d671ebf5
+# %% ../nbs/01_bins.ipynb #959efb25
 def check_rules(
     rules:dict, # As read from YAML
     name:str='rules' # Where they came from, for the message
@@ -36,10 +36,11 @@ def check_rules(
         raise WorkbookError(f'{name}: needs `bins:` (bin: description) and `rules:` (label: bin)')
     for label,b in lines.items():
         if not isinstance(label, str): raise WorkbookError(f'{name}: label {label!r} is not text: put it in quotes')
-        if b not in bins: raise WorkbookError(f'{name}: {label} goes to {b!r}, which is not a bin: choose from {", ".join(map(str, bins))}')
+        if b not in bins:
+            raise WorkbookError(f'{name}: {label} goes to {b!r}, which is not a bin: choose from {", ".join(map(str, bins))}')
     return rules
 
-# %% ../nbs/01_bins.ipynb #baaa8419
+# %% ../nbs/01_bins.ipynb #2eab00e4
 def read_rules(
     path:str|Path=None # A YAML file; none for the rules of the package
 )->dict: # 'place', 'bins' (bin to description) and 'rules' (label to bin)
@@ -48,10 +49,11 @@ def read_rules(
     src = files('garbage_clf').joinpath('bins.yaml') if path is None else Path(path)
     try: rules = yaml.safe_load(src.read_text(encoding='utf-8'))
     except OSError as e: raise WorkbookError(f'cannot read the rules {src}: {e.strerror}') from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e: raise WorkbookError(f'{src} is not YAML: {" ".join(str(e).split())}') from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise WorkbookError(f'{src} is not YAML: {" ".join(str(e).split())}') from e
     return check_rules(rules, Path(str(src)).name)
 
-# %% ../nbs/01_bins.ipynb #feca3c80
+# %% ../nbs/01_bins.ipynb #6cf2c8e5
 def to_bin(
     label:str, # A label, or a bin's own name
     rules:dict # From `read_rules`
@@ -59,4 +61,6 @@ def to_bin(
     "The bin that a label goes into, by local rules"
     if label in rules['rules']: return rules['rules'][label]
     if label in rules['bins']: return label
-    raise WorkbookError(f'the rules of {rules.get("place", "this town")} do not know {label!r}: add a line `{label}: BIN` under rules, BIN one of {", ".join(map(str, rules["bins"]))}')
+    raise WorkbookError(
+        f'the rules of {rules.get("place", "this town")} do not know {label!r}: add a line `{label}: BIN` under rules, '
+        f'BIN one of {", ".join(map(str, rules["bins"]))}')

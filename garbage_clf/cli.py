@@ -27,11 +27,13 @@ def _show_metrics(metrics):
     for s in splits: print(f'{s:5}  {metrics_line(metrics[s])}')
     print('\n' + _table(metrics_table(metrics[splits[0]]), index=True))
 
-# %% ../nbs/54_cli.ipynb #2b178770
+# %% ../nbs/54_cli.ipynb #e727797e
 def _show_predictions(preds, **columns):
     "Predictions as a table, with further columns if there are any"
     import pandas as pd
-    row = lambda p: dict(photo=p.image, says=p.error or p.label, probability='' if p.error else f'{p.probability:.3f}', sure='' if p.error else 'yes' if p.sure else 'no', bin=p.bin)
+    def row(p):
+        if p.error: return dict(photo=p.image, says=p.error)
+        return dict(photo=p.image, says=p.label, probability=f'{p.probability:.3f}', sure='yes' if p.sure else 'no', bin=p.bin)
     print(_table(pd.DataFrame([row(p) for p in preds]).assign(**columns)))
 
 # %% ../nbs/54_cli.ipynb #ffa25c13
@@ -69,7 +71,7 @@ def train(
     print(f'\nrun     {run.path}\nreport  {page}')
     return run
 
-# %% ../nbs/54_cli.ipynb #5fe37f85
+# %% ../nbs/54_cli.ipynb #f50b7b3f
 def demo(
     out:str=None, # Folder of the run (default: a new one under runs/)
     device:str='auto' # auto, cpu, cuda or mps
@@ -80,7 +82,8 @@ def demo(
     held = run.items[run.items.split=='test']
     print('\nthree photos that it has not seen:')
     _show_predictions(predict_photos(run, held.image[:3]), photo=[Path(p).name for p in held.image[:3]], truth=held.label[:3].tolist())
-    print('\nThe sample is drawn by code: these figures say that everything works, not how well it sees garbage.\nNext: garbage-clf train FOLDER --recipe mobilenet-frozen')
+    print('\nThe sample is drawn by code: these figures say that everything works, not how well it sees garbage.')
+    print('Next: garbage-clf train FOLDER --recipe mobilenet-frozen')
 
 # %% ../nbs/54_cli.ipynb #d10c81e0
 def evaluate(
@@ -141,9 +144,10 @@ def weights():
     from garbage_clf.models.core import weights_table
     print(_table(weights_table()))
 
-# %% ../nbs/54_cli.ipynb #98dedeb8
+# %% ../nbs/54_cli.ipynb #751ed32a
 COMMANDS = {f.__name__: f for f in (demo, train, evaluate, predict, report, recipes, weights)}
-USAGE = 'usage: garbage-clf COMMAND ... [--debug]\n\n' + '\n'.join(f'  {k:10} {f.__doc__}' for k,f in COMMANDS.items()) + '\n\ngarbage-clf COMMAND --help tells what it takes.'
+USAGE = '\n'.join(['usage: garbage-clf COMMAND ... [--debug]', '', *(f'  {k:10} {f.__doc__}' for k,f in COMMANDS.items()), '',
+    'garbage-clf COMMAND --help tells what it takes.'])
 
 # %% ../nbs/54_cli.ipynb #a05e738a
 def _parse(words):

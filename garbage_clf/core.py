@@ -18,7 +18,7 @@ warnings.filterwarnings('ignore', message='.*torch.jit.script.*deprecated', cate
 class WorkbookError(Exception):
     "Something the user can mend; its text is one line that says what to do"
 
-# %% ../nbs/00_core.ipynb #71e8b858
+# %% ../nbs/00_core.ipynb #d82dad8b
 @contextmanager
 def atomic(
     path:Path|str # Where the finished file belongs; its folder is made
@@ -33,7 +33,9 @@ def atomic(
         os.chmod(tmp, 0o644)
         os.replace(tmp, path)
     except OSError as e:
-        raise WorkbookError(f'cannot write {path}: {e.strerror or e}. Free some space or choose another folder; what was there is untouched') from e
+        raise WorkbookError(
+            f'cannot write {path}: {e.strerror or e}. Free some space or choose another folder; what was there is '
+            'untouched') from e
     finally:
         if tmp and os.path.exists(tmp): os.unlink(tmp)
 
@@ -148,19 +150,22 @@ def in_notebook()->bool: # A live one, where a widget can be drawn
     shell = sys.modules.get('IPython') and sys.modules['IPython'].get_ipython()
     return type(shell).__name__=='ZMQInteractiveShell'
 
-# %% ../nbs/00_core.ipynb #ca92665e
-def progress(
-    it, # Anything to loop over
-    total:int=None, # Number of steps, if `it` has no length
-    desc:str='' # What is being done
-):
-    "Loop over `it` and show how far it has come: a bar for people, log lines for files"
-    total = total if total is not None else len(it)
-    if in_notebook() or sys.stderr.isatty():
-        from tqdm.auto import tqdm
-        yield from tqdm(it, total=total, desc=desc, leave=False)
-        return
+# %% ../nbs/00_core.ipynb #c704649d
+def _log_quarters(it, total, desc):
+    "Loop over `it` with a log line at each quarter"
     quarters = {total*q//4 for q in range(1,5)} if total>=4 else ()
     for i,o in enumerate(it, 1):
         yield o
         if i in quarters: log.info('%s %d of %d', desc, i, total)
+
+# %% ../nbs/00_core.ipynb #52b7a543
+def progress(
+    it, # Anything to loop over
+    total:int=None, # Number of steps, if `it` has no length
+    desc:str='' # What is being done
+): # Yields what `it` yields
+    "Loop over `it` and show how far it has come: a bar for people, log lines for files"
+    total = total if total is not None else len(it)
+    if not in_notebook() and not sys.stderr.isatty(): return _log_quarters(it, total, desc)
+    from tqdm.auto import tqdm
+    return tqdm(it, total=total, desc=desc, leave=False)

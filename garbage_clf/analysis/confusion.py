@@ -13,17 +13,18 @@ import seaborn as sns
 from .metrics import confusion
 from ..core import WorkbookError
 
-# %% ../../nbs/41_analysis.confusion.ipynb #db77e4f9
+# %% ../../nbs/41_analysis.confusion.ipynb #0f10f1de
 def of_split(
     results:pd.DataFrame, # A run's results
     split:str='test' # 'test' or 'valid'
 )->tuple[pd.DataFrame,list[str]]: # Its rows, and the class names in output order
     "The rows of one split, and the classes"
     rows = results[results.split==split]
-    if not len(rows): raise WorkbookError(f'this run has no {split} items: it has {", ".join(sorted(results.split.dropna().unique()))}')
+    if not len(rows):
+        raise WorkbookError(f'this run has no {split} items: it has {", ".join(sorted(results.split.dropna().unique()))}')
     return rows, [c.removeprefix('probability_') for c in results.columns if c.startswith('probability_')]
 
-# %% ../../nbs/41_analysis.confusion.ipynb #81652291
+# %% ../../nbs/41_analysis.confusion.ipynb #aecfa0b5
 def plot_confusion(
     results:pd.DataFrame, # A run's results
     split:str='test' # 'test' or 'valid'
@@ -35,13 +36,14 @@ def plot_confusion(
     text = counts.astype(str) + '\n' + (100*shares).round().astype(int).astype(str) + ' %'
     side = 1.6+.72*len(classes)
     fig,ax = plt.subplots(figsize=(side+.8,side))
-    sns.heatmap(shares, annot=text.where(counts>0, ''), fmt='', cmap='Blues', vmin=0, vmax=1, square=True, linewidths=.5, ax=ax, annot_kws=dict(fontsize=8), cbar_kws=dict(label='share of the row', shrink=.7))
-    ax.set(xlabel='predicted', ylabel='actual', title=f'{split}: {int(counts.values.trace())} of {len(rows)} right')
+    sns.heatmap(shares, annot=text.where(counts>0, ''), fmt='', annot_kws=dict(fontsize=8), cmap='Blues', vmin=0, vmax=1,
+        square=True, linewidths=.5, cbar_kws=dict(label='share of the row', shrink=.7), ax=ax)
+    ax.set(xlabel='predicted', ylabel='actual', title=f'{split}: {counts.values.trace()} of {len(rows)} right')
     ax.tick_params(axis='x', rotation=35)
     fig.tight_layout()
     return fig
 
-# %% ../../nbs/41_analysis.confusion.ipynb #9cd8b4f5
+# %% ../../nbs/41_analysis.confusion.ipynb #2319d695
 def most_confused(
     results:pd.DataFrame, # A run's results
     split:str='test', # 'test' or 'valid'
@@ -49,6 +51,7 @@ def most_confused(
 )->pd.DataFrame: # actual, predicted, count, of (items of that class), share
     "The commonest mistakes"
     rows,_ = of_split(results, split)
-    wrong = rows[rows.actual!=rows.predicted].groupby(['actual','predicted']).size().sort_values(ascending=False, kind='stable')[:n].reset_index(name='count')
+    pairs = rows[rows.actual!=rows.predicted].groupby(['actual','predicted']).size()
+    wrong = pairs.sort_values(ascending=False, kind='stable')[:n].reset_index(name='count')
     of = wrong.actual.map(rows.actual.value_counts()).astype(int)
     return wrong.assign(of=of, share=(wrong['count']/of).round(3))

@@ -20,7 +20,7 @@ def wilson(
     mid,half = p + z*z/(2*n), z*(p*(1-p)/n + z*z/(4*n*n))**.5
     return tuple((mid+s*half)/(1+z*z/n) for s in (-1,1))
 
-# %% ../../nbs/40_analysis.metrics.ipynb #77e1fb97
+# %% ../../nbs/40_analysis.metrics.ipynb #d33eb02e
 def ece(
     confidence, # Probability of the predicted class, N values, 0..1
     correct, # Whether it was right, N booleans
@@ -29,7 +29,8 @@ def ece(
     "Expected calibration error"
     confidence,correct = np.asarray(confidence, float),np.asarray(correct, float)
     which = np.minimum((confidence*bins).astype(int), bins-1)
-    return float(sum(abs(confidence[which==b].mean()-correct[which==b].mean())*(which==b).mean() for b in np.unique(which)))
+    gap = lambda b: abs(confidence[which==b].mean()-correct[which==b].mean())
+    return float(sum(gap(b)*(which==b).mean() for b in np.unique(which)))
 
 # %% ../../nbs/40_analysis.metrics.ipynb #0ae4ff68
 def sure_above(
@@ -44,14 +45,15 @@ def sure_above(
     good = np.flatnonzero((share>=target) & last)
     return float(conf[good[-1]]) if len(good) else 1.01
 
-# %% ../../nbs/40_analysis.metrics.ipynb #93b7dfbf
+# %% ../../nbs/40_analysis.metrics.ipynb #d5d15706
 def _per_class(actual, predicted, classes):
     "Precision, recall, F1 and support by class"
     from sklearn.metrics import precision_recall_fscore_support
     cols = precision_recall_fscore_support(actual, predicted, labels=classes, zero_division=0)
-    return {c: dict(zip(('precision','recall','f1','support'), (float(p),float(r),float(f),int(n)))) for c,p,r,f,n in zip(classes, *cols)}
+    row = lambda p, r, f, n: dict(precision=float(p), recall=float(r), f1=float(f), support=int(n))
+    return {c: row(*figures) for c,*figures in zip(classes, *cols)}
 
-# %% ../../nbs/40_analysis.metrics.ipynb #0ca65b60
+# %% ../../nbs/40_analysis.metrics.ipynb #a5c21d01
 def classification_metrics(
     actual, # True class of each item, N names
     probs, # Probabilities, N x C, rows sum to 1
@@ -62,8 +64,9 @@ def classification_metrics(
     predicted = np.array(classes, dtype=str)[probs.argmax(1)]
     correct,per = predicted==actual,_per_class(actual, predicted, classes)
     n = len(actual)
+    f1s = [v['f1'] for v in per.values() if v['support']]
     return dict(n=n, accuracy=float(correct.mean()), accuracy_ci=list(wilson(correct.sum().item(), n)),
-        macro_f1=float(np.mean([v['f1'] for v in per.values() if v['support']])), ece=ece(probs.max(1), correct), per_class=per)
+        macro_f1=float(np.mean(f1s)), ece=ece(probs.max(1), correct), per_class=per)
 
 # %% ../../nbs/40_analysis.metrics.ipynb #c225eafe
 def metrics_table(
@@ -73,14 +76,15 @@ def metrics_table(
     import pandas as pd
     return pd.DataFrame(metrics['per_class']).T.astype({'support':int}).round(3).rename_axis('class')
 
-# %% ../../nbs/40_analysis.metrics.ipynb #c82a0b24
+# %% ../../nbs/40_analysis.metrics.ipynb #b149dc97
 def metrics_line(
     metrics:dict # From `classification_metrics`
 )->str: # One line
     "The figures of a split in a sentence"
     lo,hi = metrics['accuracy_ci']
     right = round(metrics['accuracy']*metrics['n'])
-    return f"{right} of {metrics['n']} right: {metrics['accuracy']:.1%} (95 % interval {lo:.1%} to {hi:.1%}), macro-F1 {metrics['macro_f1']:.3f}, calibration error {metrics['ece']:.3f}"
+    share = f"{right} of {metrics['n']} right: {metrics['accuracy']:.1%} (95 % interval {lo:.1%} to {hi:.1%})"
+    return f"{share}, macro-F1 {metrics['macro_f1']:.3f}, calibration error {metrics['ece']:.3f}"
 
 # %% ../../nbs/40_analysis.metrics.ipynb #80ef27f2
 def confusion(

@@ -54,7 +54,7 @@ def plot_balance(
     sns.despine()
     return ax
 
-# %% ../../nbs/13_data.explore.ipynb #e13756a7
+# %% ../../nbs/13_data.explore.ipynb #2fce9aea
 def photo_facts(
     items:pd.DataFrame # With photos
 )->pd.DataFrame: # label, width, height (pixels), aspect, brightness (0..255); one row a photo that can be read
@@ -64,10 +64,11 @@ def photo_facts(
             with Image.open(path) as im: w,h = im.size
             return dict(width=w, height=h, aspect=w/h, brightness=float(np.asarray(load_image(path, 32)).mean()))
         except (WorkbookError, OSError): return {}
-    with ThreadPoolExecutor() as ex: facts = pd.DataFrame(list(ex.map(one, items.image.dropna())), index=items.index[items.image.notna()])
+    have = items[items.image.notna()]
+    with ThreadPoolExecutor() as ex: facts = pd.DataFrame(list(ex.map(one, have.image)), index=have.index)
     return facts.assign(label=items.label).dropna(subset=['width'])
 
-# %% ../../nbs/13_data.explore.ipynb #e278c69e
+# %% ../../nbs/13_data.explore.ipynb #25d46924
 def plot_photo_facts(
     facts:pd.DataFrame # From `photo_facts`
 )->plt.Figure:
@@ -76,8 +77,9 @@ def plot_photo_facts(
     colors = class_colors(facts.label)
     sizes = facts.groupby(['width','height']).size().reset_index(name='photos')
     a.scatter(sizes.width, sizes.height, s=20+200*sizes.photos/sizes.photos.max(), color='#444', alpha=.6)
-    a.set(xlabel='width, pixels', ylabel='height, pixels', title=f'{len(sizes)} size{"s"*(len(sizes)>1)} in {len(facts):,} photos', xlim=(0,facts.width.max()*1.2), ylim=(0,facts.height.max()*1.2))
-    sns.boxplot(facts, y='label', x='brightness', hue='label', palette=colors, ax=b, fliersize=2, order=sorted(colors), legend=False)
+    a.set(xlabel='width, pixels', ylabel='height, pixels', xlim=(0,facts.width.max()*1.2), ylim=(0,facts.height.max()*1.2))
+    a.set_title(f'{len(sizes)} size{"s"*(len(sizes)>1)} in {len(facts):,} photos')
+    sns.boxplot(facts, y='label', x='brightness', order=list(colors), hue='label', palette=colors, legend=False, fliersize=2, ax=b)
     b.set(xlabel='mean brightness, 0 to 255', ylabel='', title='Brightness by class', xlim=(0,255))
     sns.despine()
     return fig
@@ -109,7 +111,7 @@ def common_words(
     top = {c: d.word.value_counts()[:n] for c,d in words.groupby('label')}
     return pd.DataFrame({c: pd.Series([f'{w} ({k})' for w,k in t.items()]) for c,t in top.items()}).fillna('')
 
-# %% ../../nbs/13_data.explore.ipynb #28d50d3f
+# %% ../../nbs/13_data.explore.ipynb #5c4cd6ea
 def plot_text_lengths(
     items:pd.DataFrame # With texts and labels
 )->plt.Axes:
@@ -117,7 +119,8 @@ def plot_text_lengths(
     d = items.dropna(subset=['text'])
     d = pd.DataFrame(dict(words=d.text.str.split().str.len().astype(int), label=d.label.astype(str)))
     _,ax = plt.subplots(figsize=(6,2.6))
-    sns.histplot(d, x='words', hue='label', hue_order=sorted(set(d.label)), multiple='dodge', discrete=True, shrink=.8, palette=class_colors(d.label), ax=ax)
+    colors = class_colors(d.label)
+    sns.histplot(d, x='words', hue='label', hue_order=list(colors), palette=colors, multiple='dodge', discrete=True, shrink=.8, ax=ax)
     ax.set(xlabel='words in a text', ylabel='texts', title=f'{len(d):,} texts, {d.words.mean():.1f} words on average')
     sns.despine()
     return ax

@@ -22,7 +22,7 @@ def _to_rgb(im):
     im = im.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
 
-# %% ../../nbs/14_data.images.ipynb #0fccaad3
+# %% ../../nbs/14_data.images.ipynb #3dff2ea0
 def load_image(
     path:str, # A photo
     size:int=None # Height and width of the result, pixels; none to keep the photo's own
@@ -34,7 +34,8 @@ def load_image(
             im = _to_rgb(im)
             return im.resize((size,size), Image.BILINEAR, reducing_gap=2) if size else im
     except FileNotFoundError as e: raise WorkbookError(f'no photo at {path}') from e
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e: raise WorkbookError(f'cannot read {path}: {e}') from e
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+        raise WorkbookError(f'cannot read {path}: {e}') from e
 
 # %% ../../nbs/14_data.images.ipynb #3d6e0193
 def load_pixels(

@@ -168,7 +168,7 @@ def _jar(p, rng, material):
     p.rect(-.47, -.8, .47, -.5, color=_any(rng, [(180,60,50),(210,180,70),(90,94,100)]))
     p.rect(-.34, -.05, .34, .5, color=(244,240,226))
 
-# %% ../../nbs/11_data.sample.ipynb #06367d5a
+# %% ../../nbs/11_data.sample.ipynb #1f65a12c
 def _box(p, rng, material):
     p.poly([(-.75,-.3),(.1,-.05),(.1,.85),(-.75,.5)])
     p.poly([(.1,-.05),(.8,-.35),(.8,.5),(.1,.85)], shade=.78)
@@ -183,7 +183,8 @@ def _pizza_box(p, rng, material):
 
 def _bag(p, rng, material):
     w = 1+.07*rng.normal(size=12)
-    p.poly([(-.6*w[0],-.5),(-.3,-.62*w[1]),(0,-.5),(.3,-.62*w[2]),(.6*w[3],-.5),(.72*w[4],.3),(.62*w[5],.88),(-.62*w[6],.88),(-.72*w[7],.3)])
+    top = [(-.6*w[0],-.5),(-.3,-.62*w[1]),(0,-.5),(.3,-.62*w[2]),(.6*w[3],-.5)]
+    p.poly(top+[(.72*w[4],.3),(.62*w[5],.88),(-.62*w[6],.88),(-.72*w[7],.3)])
     for x in (-.32,.32): p.line([(x-.18,-.5),(x-.1,-.88),(x+.1,-.88),(x+.18,-.5)], .05, shade=.9)
     for x in rng.uniform(-.5,.5,5): p.line([(x,-.4),(x+rng.normal(0,.12),.8)], .02, shade=rng.uniform(.7,1.2))
 
@@ -214,13 +215,13 @@ def _newspaper(p, rng, material):
         for x in (-.65,.05):
             if x>0 or y>.15: p.line([(x,y),(x+.6,y)], .035, color=(130,130,132))
 
-# %% ../../nbs/11_data.sample.ipynb #2449bb45
+# %% ../../nbs/11_data.sample.ipynb #e5e4b9e5
 def _plate(p, rng, material):
     p.oval(0, 0, .88, .88)
     p.oval(0, 0, .6, .6, shade=.86)
     p.oval(0, 0, .54, .54, shade=1.05)
     if material=='paper': p.poly(_ring(0, 0, .89, 80, 1+.02*np.cos(np.arange(80)*math.pi))); p.oval(0, 0, .6, .6, shade=.92)
-    if material=='ceramic': p.poly([(.9,-.5),(.2,-.25),(.35,-.02),(.1,.12),(.95,.3)], color=(0,0,0,0)); p.oval(0, 0, .7, .7, shade=1.3); p.oval(0, 0, .64, .64)
+    if material=='ceramic': p.oval(0, 0, .7, .7, shade=1.3); p.oval(0, 0, .64, .64)
 
 def _spoon(p, rng, material):
     p.oval(0, -.6, .24, .34)
@@ -261,12 +262,13 @@ def _cable(p, rng, material):
     p.rect(.45, -.3, .85, .1)
     for y in (-.2,-.02): p.rect(.85, y, 1, y+.06, color=(200,200,204))
 
-# %% ../../nbs/11_data.sample.ipynb #c45d61a8
+# %% ../../nbs/11_data.sample.ipynb #96279b55
 def _crumple(p, rng, material):
     n = 18
     pts = _ring(0, 0, .72, n, rng.uniform(.75, 1.12, n))
     for i in range(n): p.poly([(0,0),pts[i],pts[(i+1)%n]], shade=rng.uniform(.74,1.08))
-    for a,b in rng.uniform(-.45, .45, (8,2)): p.poly([(a,b),(a+rng.normal(0,.2),b+.2),(a+.25,b+rng.normal(0,.2))], shade=rng.uniform(.78,1.1))
+    for a,b in rng.uniform(-.45, .45, (8,2)):
+        p.poly([(a,b),(a+rng.normal(0,.2),b+.2),(a+.25,b+rng.normal(0,.2))], shade=rng.uniform(.78,1.1))
 
 def _banana(p, rng, material):
     for a in (-.9,-.3,.35,.95):
@@ -337,22 +339,27 @@ LOOKS = [ # the words tell
     ('dirty takeout container', _takeout,'paper','Green'), ('plastic coated takeout container', _takeout,'paper','Black'),
     ('jar of solvent', _jar,'glass','TTR'), ('clean jam jar', _jar,'glass','Blue')]
 
-# %% ../../nbs/11_data.sample.ipynb #3f51947c
+# %% ../../nbs/11_data.sample.ipynb #f503cae4
 PLAIN = [
-    ('banana peel', _banana,'peel','Green'), ('apple core', _apple,'food','Green'), ('autumn leaves', _leaf,'leaf','Green'), ('egg shells', _eggshell,'foam','Green'),
-    ('newspaper', _newspaper,'paper','Blue'), ('milk carton', _carton,'paper','Blue'), ('metal lid', _lid,'metal','Blue'), ('cardboard tray', _tray,'cardboard','Blue'),
-    ('aa battery', _battery,'rubber','TTR'), ('charging cable', _cable,'rubber','TTR'), ('paint tin', _paint_can,'metal','TTR'), ('motor oil jug', _hazard_bottle,'plastic','TTR'),
-    ('diaper', _diaper,'foam','Black'), ('broken mug', _mug,'ceramic','Black'), ('chip bag', _chips,'plastic','Black'), ('toothbrush', _toothbrush,'plastic','Black'), ('foam tray', _tray,'foam','Black')]
+    ('banana peel', _banana,'peel','Green'), ('apple core', _apple,'food','Green'),
+    ('autumn leaves', _leaf,'leaf','Green'), ('egg shells', _eggshell,'foam','Green'),
+    ('newspaper', _newspaper,'paper','Blue'), ('milk carton', _carton,'paper','Blue'),
+    ('metal lid', _lid,'metal','Blue'), ('cardboard tray', _tray,'cardboard','Blue'),
+    ('aa battery', _battery,'rubber','TTR'), ('charging cable', _cable,'rubber','TTR'),
+    ('paint tin', _paint_can,'metal','TTR'), ('motor oil jug', _hazard_bottle,'plastic','TTR'),
+    ('diaper', _diaper,'foam','Black'), ('broken mug', _mug,'ceramic','Black'), ('chip bag', _chips,'plastic','Black'),
+    ('toothbrush', _toothbrush,'plastic','Black'), ('foam tray', _tray,'foam','Black')]
 
 # %% ../../nbs/11_data.sample.ipynb #d4b37f70
 ADJECTIVES = ['small','big','white','red','blue','crushed','two','broken','wet','new','round','large']
 
 def _words(rng, name): return f'{ADJECTIVES[rng.integers(len(ADJECTIVES))]} {name}' if rng.random()<.33 else name
 
-# %% ../../nbs/11_data.sample.ipynb #c4f3bdf7
+# %% ../../nbs/11_data.sample.ipynb #294ed1a0
 FLOORS = [ # base colour, then grids as for materials
     ((150,110,74), [(4,40,22),(120,8,10)]), ((96,98,102), [(150,150,22),(6,6,8)]), ((92,122,66), [(110,110,30),(9,9,16)]),
-    ((200,198,192), [(5,5,9),(90,90,5)]), ((128,126,120), [(8,8,12),(130,130,12)]), ((176,152,122), [(60,60,12),(4,4,8)]), ((70,82,104), [(100,100,8),(4,4,8)])]
+    ((200,198,192), [(5,5,9),(90,90,5)]), ((128,126,120), [(8,8,12),(130,130,12)]), ((176,152,122), [(60,60,12),(4,4,8)]),
+    ((70,82,104), [(100,100,8),(4,4,8)])]
 
 # %% ../../nbs/11_data.sample.ipynb #fd636ebb
 def _floor(rng):
@@ -405,7 +412,7 @@ def render(
     lit = np.asarray(_in_front(rng, im), 'float32')*_light(rng) + rng.normal(0, 3.5, (SIZE,SIZE,1))
     return Image.fromarray(lit.clip(0,255).astype('uint8'))
 
-# %% ../../nbs/11_data.sample.ipynb #57913f70
+# %% ../../nbs/11_data.sample.ipynb #d4ebcbbe
 def _plan(n, seed):
     "What item `i` is: kind, words, split"
     rng,rows,count = np.random.default_rng(seed),[],{}
@@ -413,7 +420,8 @@ def _plan(n, seed):
         block = (NAMES,LOOKS,PLAIN)[rng.choice(3, p=(.36,.32,.32))]
         name,shape,material,bin_ = kind = block[rng.integers(len(block))]
         k = count[kind] = count.get(kind, len(count)-1)+1
-        rows.append(dict(shape=shape, material=material, text=_words(rng, name), label=bin_, split=('train','valid','train','test','train')[k%5]))
+        split = ('train','valid','train','test','train')[k%5]
+        rows.append(dict(shape=shape, material=material, text=_words(rng, name), label=bin_, split=split))
     return rows
 
 # %% ../../nbs/11_data.sample.ipynb #0f7ce012

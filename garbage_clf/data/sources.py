@@ -33,21 +33,22 @@ def to_items(
 # %% ../../nbs/10_data.sources.ipynb #b726ff56
 PHOTO_ENDINGS = {'.jpg','.jpeg','.png','.webp','.bmp','.gif','.tif','.tiff'}
 
-# %% ../../nbs/10_data.sources.ipynb #aabe6192
+# %% ../../nbs/10_data.sources.ipynb #8b432219
 def find_photos(
     folder:Path|str # Where to look, at any depth
 )->list[Path]: # Sorted, hidden ones left out
     "The photos in a folder"
     visible = lambda p: not any(o.startswith(('.','__MACOSX')) for o in p.relative_to(folder).parts)
-    return sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in PHOTO_ENDINGS and visible(p) and p.is_file())
+    photos = (p for p in Path(folder).rglob('*') if p.suffix.lower() in PHOTO_ENDINGS)
+    return sorted(p for p in photos if visible(p) and p.is_file())
 
-# %% ../../nbs/10_data.sources.ipynb #c3b86509
+# %% ../../nbs/10_data.sources.ipynb #09b7c6f5
 def _class_rows(folder, split=None):
     "Rows from a folder whose sub-folders are classes"
-    return [dict(image=str(p), label=c.name, split=split)
-            for c in sorted(Path(folder).iterdir()) if c.is_dir() and not c.name.startswith(('.','__MACOSX')) for p in find_photos(c)]
+    classes = [c for c in sorted(Path(folder).iterdir()) if c.is_dir() and not c.name.startswith(('.','__MACOSX'))]
+    return [dict(image=str(p), label=c.name, split=split) for c in classes for p in find_photos(c)]
 
-# %% ../../nbs/10_data.sources.ipynb #c6280408
+# %% ../../nbs/10_data.sources.ipynb #d0032ea5
 def from_folder(
     folder:Path|str # Holds class folders, or `train`, `valid`, `test` that hold them
 )->pd.DataFrame: # Items
@@ -55,8 +56,12 @@ def from_folder(
     folder = Path(folder).absolute()
     if not folder.is_dir(): raise WorkbookError(f'no folder {folder}: check the path')
     splits = {d: SPLITS[d.name.lower()] for d in sorted(folder.iterdir()) if d.is_dir() and d.name.lower() in SPLITS}
-    rows = [r for d,s in splits.items() for r in _class_rows(d, s)] if 'train' in splits.values() else _class_rows(folder)
-    if not rows: raise WorkbookError(f'no photos in {folder}: it should hold one folder for each class, with photos ({" ".join(sorted(PHOTO_ENDINGS))}) inside')
+    has_split = 'train' in splits.values()
+    rows = [r for d,s in splits.items() for r in _class_rows(d, s)] if has_split else _class_rows(folder)
+    if not rows:
+        raise WorkbookError(
+            f'no photos in {folder}: it should hold one folder for each class, with photos '
+            f'({" ".join(sorted(PHOTO_ENDINGS))}) inside')
     return to_items(rows)
 
 # %% ../../nbs/10_data.sources.ipynb #c77c71e4
@@ -64,7 +69,7 @@ def _resolve(folder, names):
     "File names as paths, taken from `folder`; missing ones stay missing"
     return [n if pd.isna(n) else str(folder/n) for n in names]
 
-# %% ../../nbs/10_data.sources.ipynb #0bc17882
+# %% ../../nbs/10_data.sources.ipynb #b953c423
 def from_csv(
     path:Path|str # A CSV with a column `image`, and any of `text,label,split,group`
 )->pd.DataFrame: # Items
@@ -72,12 +77,15 @@ def from_csv(
     path = Path(path).absolute()
     try: df = pd.read_csv(path, dtype='string', encoding='utf-8-sig')
     except FileNotFoundError as e: raise WorkbookError(f'no file {path}: check the path') from e
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e: raise WorkbookError(f'{path} is not a CSV in UTF-8: {" ".join(str(e).split())}') from e
-    if 'image' not in df: raise WorkbookError(f'{path} has no column `image`; it has {", ".join(df.columns)}: rename the one that holds the file names')
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
+        raise WorkbookError(f'{path} is not a CSV in UTF-8: {" ".join(str(e).split())}') from e
+    if 'image' not in df:
+        raise WorkbookError(
+            f'{path} has no column `image`; it has {", ".join(df.columns)}: rename the one that holds the file names')
     if not len(df): raise WorkbookError(f'{path} has a header and no rows')
     return to_items(df.assign(image=_resolve(path.parent, df.image)))
 
-# %% ../../nbs/10_data.sources.ipynb #5cb2743e
+# %% ../../nbs/10_data.sources.ipynb #7bad5c2b
 def _fetch(
     url:str, # Where from
     part:Path # Where to; what is there already is continued
@@ -85,14 +93,16 @@ def _fetch(
     "One attempt to bring `part` to its full length"
     import requests
     have = part.stat().st_size if part.exists() else 0
-    with requests.get(url, stream=True, timeout=(5,60), headers={'Range': f'bytes={have}-', 'Accept-Encoding': 'identity'} if have else {'Accept-Encoding': 'identity'}) as r:
+    headers = {'Accept-Encoding':'identity', **({'Range': f'bytes={have}-'} if have else {})}
+    with requests.get(url, stream=True, timeout=(5,60), headers=headers) as r:
         if r.status_code==416 and r.headers.get('Content-Range', '').endswith(f'/{have}'): return
         if r.status_code==416: part.unlink()
         r.raise_for_status()
         resumed = r.status_code==206
         total = int(r.headers.get('Content-Length', 0))
         with part.open('ab' if resumed else 'wb') as f:
-            for chunk in progress(r.iter_content(1<<16), total=max(1, total>>16), desc=f'downloading {part.stem}'): f.write(chunk)
+            chunks = progress(r.iter_content(1<<16), total=max(1, total>>16), desc=f'downloading {part.stem}')
+            for chunk in chunks: f.write(chunk)
 
 # %% ../../nbs/10_data.sources.ipynb #657a2f4f
 def sha256(
@@ -101,7 +111,7 @@ def sha256(
     "The SHA-256 of a file's content"
     with Path(path).open('rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../../nbs/10_data.sources.ipynb #50f29a06
+# %% ../../nbs/10_data.sources.ipynb #7e0e4216
 def _fetch_all(url, part, tries):
     "Attempts until `part` is whole, each going on where the last was cut off"
     import requests
@@ -110,10 +120,11 @@ def _fetch_all(url, part, tries):
         except requests.RequestException as e:
             log.info('download of %s cut off (%s)', url, type(e).__name__)
             refused = e.response is not None and e.response.status_code in (401,403,404)
-            if refused or i==tries-1 or isinstance(e, requests.ConnectionError) and not part.exists(): raise WorkbookError(f'cannot download {url}: {type(e).__name__}') from e
+            if refused or i==tries-1 or isinstance(e, requests.ConnectionError) and not part.exists():
+                raise WorkbookError(f'cannot download {url}: {type(e).__name__}') from e
         except OSError as e: raise WorkbookError(f'cannot write {part}: {e.strerror or e}') from e
 
-# %% ../../nbs/10_data.sources.ipynb #6d350c5d
+# %% ../../nbs/10_data.sources.ipynb #f2b1f53b
 def download(
     url:str, # Where from
     path:Path|str, # Where to; it appears when it is whole
@@ -128,11 +139,13 @@ def download(
         _fetch_all(url, part, tries)
         if not sha256(part).startswith(digest):
             part.unlink()
-            raise WorkbookError(f'{url} sent a file that is not the one expected (SHA-256 differs): it was thrown away, nothing was opened')
+            raise WorkbookError(
+                f'{url} sent a file that is not the one expected (SHA-256 differs): it was thrown away, nothing was '
+                'opened')
         os.replace(part, path)
     return path
 
-# %% ../../nbs/10_data.sources.ipynb #6b9d6420
+# %% ../../nbs/10_data.sources.ipynb #183bcadd
 def unpack(
     archive:Path|str, # A zip file
     folder:Path|str, # Where to; it is made
@@ -143,8 +156,10 @@ def unpack(
     try:
         with zipfile.ZipFile(archive) as z:
             for m in z.infolist():
-                if not (folder/m.filename).resolve().is_relative_to(folder): raise WorkbookError(f'{archive} is hostile: it would write to {m.filename}. Nothing was unpacked')
-            if sum(m.file_size for m in z.infolist()) > most: raise WorkbookError(f'{archive} would unpack to more than {most/1e9:.0f} GB. Nothing was unpacked')
+                if not (folder/m.filename).resolve().is_relative_to(folder):
+                    raise WorkbookError(f'{archive} is hostile: it would write to {m.filename}. Nothing was unpacked')
+            if sum(m.file_size for m in z.infolist()) > most:
+                raise WorkbookError(f'{archive} would unpack to more than {most/1e9:.0f} GB. Nothing was unpacked')
             z.extractall(folder)
     except (zipfile.BadZipFile, EOFError) as e: raise WorkbookError(f'{archive} is not a whole zip file: {e}') from e
 
@@ -166,7 +181,7 @@ def check_manifest(
     with ThreadPoolExecutor() as ex: good = list(ex.map(ok, manifest.image, manifest.sha256))
     return manifest.image[[not g for g in good]].tolist()
 
-# %% ../../nbs/10_data.sources.ipynb #513b4253
+# %% ../../nbs/10_data.sources.ipynb #e40753b7
 def _install(archive, new, manifest):
     "Unpack an archive of class folders as the folder `new`, all of it or nothing"
     first = Path(manifest.image[0])
@@ -174,7 +189,10 @@ def _install(archive, new, manifest):
         unpack(archive, tmp)
         root = next((p.parents[1] for p in Path(tmp).rglob(first.name) if p.parent.name==first.parent.name), Path(tmp))
         wrong = check_manifest(root, manifest)
-        if wrong: raise WorkbookError(f'{len(wrong)} files in the archive are missing or not the right ones ({wrong[0]} first): it was thrown away')
+        if wrong:
+            raise WorkbookError(
+                f'{len(wrong)} files in the archive are missing or not the right ones ({wrong[0]} first): it was thrown '
+                'away')
         os.replace(root, new)
 
 # %% ../../nbs/10_data.sources.ipynb #b9a3a7cd
@@ -191,7 +209,7 @@ def fetch_archive(
         try: _install(archive, new, manifest)
         finally: archive.unlink()
 
-# %% ../../nbs/10_data.sources.ipynb #d8a3ca80
+# %% ../../nbs/10_data.sources.ipynb #9270ef0c
 def trashnet(
     url:str=TRASHNET_URL # Where to download from, if it is nowhere on disk
 )->pd.DataFrame: # 2,527 items with the authors' split
@@ -204,10 +222,13 @@ def trashnet(
             raise WorkbookError(f'TrashNet is not here: {e}. Either set GARBAGE_CLF_DATA to a folder that holds trashnet/<class>/<photo>.jpg, '
                 f'or unpack {url} so that {cached}/glass/glass1.jpg exists') from e
     wrong = check_manifest(folder, manifest)
-    if wrong: raise WorkbookError(f'{folder} is not TrashNet: {len(wrong)} of {len(manifest)} photos are missing or changed, {wrong[0]} first. Move it away to download it afresh')
+    if wrong:
+        raise WorkbookError(
+            f'{folder} is not TrashNet: {len(wrong)} of {len(manifest)} photos are missing or changed, {wrong[0]} first. '
+            'Move it away to download it afresh')
     return to_items(manifest.assign(image=_resolve(folder.absolute(), manifest.image)))
 
-# %% ../../nbs/10_data.sources.ipynb #a3769a69
+# %% ../../nbs/10_data.sources.ipynb #8119d3f7
 def read_items(
     data:str|Path # 'sample', 'trashnet', a folder of class folders, or a CSV
 )->pd.DataFrame: # Items
@@ -218,4 +239,5 @@ def read_items(
         return sample_items()
     if Path(data).is_dir(): return from_folder(data)
     if Path(data).is_file(): return from_csv(data)
-    raise WorkbookError(f'no data at {data}: give `sample`, `trashnet`, a folder that holds one folder for each class, or a CSV')
+    raise WorkbookError(
+        f'no data at {data}: give `sample`, `trashnet`, a folder that holds one folder for each class, or a CSV')

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..core import WorkbookError, log
 
-# %% ../../nbs/12_data.splits.ipynb #787619f5
+# %% ../../nbs/12_data.splits.ipynb #5d9cb596
 def _one_fold(items, share, seed):
     "Positions of about `share` of the items, stratified by label, groups whole"
     from sklearn.model_selection import StratifiedGroupKFold
@@ -21,9 +21,10 @@ def _one_fold(items, share, seed):
     n = min(max(2, round(1/share)), items.label.value_counts().max())
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # About classes smaller than the number of folds: `split` logs them by name
-        return next(StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(items, items.label.astype(str), groups.astype(str)))[1]
+        folds = StratifiedGroupKFold(n, shuffle=True, random_state=seed)
+        return next(folds.split(items, items.label.astype(str), groups.astype(str)))[1]
 
-# %% ../../nbs/12_data.splits.ipynb #bb29eb50
+# %% ../../nbs/12_data.splits.ipynb #e6e2d2ee
 def split(
     items:pd.DataFrame, # With labels; an existing split is kept
     valid:float=.15, # Share that chooses the best epoch, 0..1
@@ -32,7 +33,9 @@ def split(
 )->pd.DataFrame: # The items, each with a split
     "Give every item a split: stratified by label, groups never divided"
     missing = items.split.isna()
-    if missing.any() and not missing.all(): raise WorkbookError(f'{missing.sum()} of {len(items)} items have no split and the others do: fill in the column or empty it')
+    if missing.any() and not missing.all():
+        raise WorkbookError(
+            f'{missing.sum()} of {len(items)} items have no split and the others do: fill in the column or empty it')
     out,fresh = items.copy(),missing.all()
     if fresh:
         out['split'] = pd.array(['train']*len(out), dtype='string')
@@ -40,22 +43,28 @@ def split(
     rest = out[out.split=='train']
     if not (out.split=='valid').any() and len(rest):
         out.loc[rest.index[_one_fold(rest, valid/(1-test if fresh else 1), seed)], 'split'] = 'valid'
-        if not fresh: log.info('no valid items in the data: %d of %d train items are used to choose the best epoch', (out.split=='valid').sum(), len(rest))
+        if not fresh:
+            n = (out.split=='valid').sum()
+            log.info('no valid items in the data: %d of %d train items are used to choose the best epoch', n, len(rest))
     for s in ('valid','test'):
         lost = sorted(set(out.label) - set(out.label[out.split==s]))
         if lost: log.warning('no %s items of %s: nothing will be known about them there', s, ', '.join(lost))
     return out
 
-# %% ../../nbs/12_data.splits.ipynb #a77f81c3
+# %% ../../nbs/12_data.splits.ipynb #a6ee733d
 def check_trainable(
     items:pd.DataFrame # With labels; with or without a split
 ):
     "Refuse items that no classifier can be trained and judged on"
-    if items.label.isna().any(): raise WorkbookError(f'{items.label.isna().sum()} of {len(items)} items have no label: remove them or fill them in')
+    if items.label.isna().any():
+        raise WorkbookError(f'{items.label.isna().sum()} of {len(items)} items have no label: remove them or fill them in')
     n = items.label.value_counts()
     least,few = n.idxmin(),int(n.min())
     if len(n)<2: raise WorkbookError(f'only one class ({", ".join(n.index)}): a classifier needs at least two')
-    if few<3: raise WorkbookError(f'class {least!r} has {few} item{"s"*(few>1)}: it needs at least 3, one each to train, to choose and to judge; add some or leave the class out')
+    if few<3:
+        raise WorkbookError(
+            f'class {least!r} has {few} item{"s"*(few>1)}: it needs at least 3, one each to train, to choose and to '
+            'judge; add some or leave the class out')
     if items.split.isna().any(): return
     lost = sorted(set(n.index) - set(items.label[items.split=='train']))
     if lost: raise WorkbookError(f'class {lost[0]!r} has no item to train on: move some to train or leave the class out')

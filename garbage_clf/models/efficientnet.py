@@ -11,11 +11,12 @@ from torch import nn
 from ..core import WorkbookError
 from .core import Backbone, load_weights
 
-# %% ../../nbs/24_models.efficientnet.ipynb #d8f5c2cc
+# %% ../../nbs/24_models.efficientnet.ipynb #4f0f0239
 def _pair(ours, theirs):
     "Give the tensors of one checkpoint the names of another with the same order"
     shapes = [(tuple(a.shape),tuple(b.shape)) for a,b in zip(ours.values(), theirs.values())]
-    if len(ours)!=len(theirs) or any(a!=b for a,b in shapes): raise WorkbookError('these weights belong to another network: their shapes differ')
+    if len(ours)!=len(theirs) or any(a!=b for a,b in shapes):
+        raise WorkbookError('these weights belong to another network: their shapes differ')
     return dict(zip(ours, theirs.values()))
 
 # %% ../../nbs/24_models.efficientnet.ipynb #97c02bd8

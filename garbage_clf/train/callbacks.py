@@ -58,7 +58,7 @@ class Augment(Callback):
         xb = self.tfms(TensorImage(self.xb[0].float()/255))
         self.learn.xb = (255*xb.as_subclass(torch.Tensor).clamp(0,1),)
 
-# %% ../../nbs/32_train.callbacks.ipynb #7c448fc4
+# %% ../../nbs/32_train.callbacks.ipynb #2dbb6b28
 class EpochStats(Callback):
     "Collect one row an epoch; stop when the loss is no number"
     order = 55
@@ -73,8 +73,10 @@ class EpochStats(Callback):
         if not math.isfinite(tl+vl):
             self.trouble = f'the loss is {tl+vl} after epoch {self.epoch+1}: lower the learning rate'
             raise CancelFitException
-        self.rows.append(dict(epoch=self.epoch+1, train_loss=tl, train_accuracy=ta, val_loss=vl, val_accuracy=va, lr=self.opt.hypers[-1]['lr'], seconds=time.time()-self.start))
-        log.info('epoch %d of %d: train loss %.4f accuracy %.3f, valid loss %.4f accuracy %.3f', self.epoch+1, self.n_epoch, tl, ta, vl, va)
+        figures = dict(train_loss=tl, train_accuracy=ta, val_loss=vl, val_accuracy=va)
+        self.rows.append(dict(epoch=self.epoch+1, **figures, lr=self.opt.hypers[-1]['lr'], seconds=time.time()-self.start))
+        line = 'epoch %d of %d: train loss %.4f accuracy %.3f, valid loss %.4f accuracy %.3f'
+        log.info(line, self.epoch+1, self.n_epoch, *figures.values())
 
 # %% ../../nbs/32_train.callbacks.ipynb #d78bb9e4
 def _generators(learn):
@@ -82,18 +84,20 @@ def _generators(learn):
     kind,keys,*rest = np.random.get_state()
     return dict(python=random.getstate(), numpy=[kind,keys.tolist(),*rest], shuffle=learn.dls.train.rng.getstate())
 
-# %% ../../nbs/32_train.callbacks.ipynb #49ea09c4
+# %% ../../nbs/32_train.callbacks.ipynb #fd3d6c3c
 def training_state(
     learn # A fastai `Learner` with `KeepBest` and `EpochStats`
 )->tuple[dict,dict]: # Tensors by name, and what goes into JSON
     "All that is needed to go on after the current epoch"
     opt,best = learn.opt.state_dict(),learn.keep_best
-    tensors = {f'model.{k}': v for k,v in learn.model.state_dict().items()} | {f'best.{k}': v for k,v in best.weights.items()}
+    tensors = {f'model.{k}': v for k,v in learn.model.state_dict().items()}
+    tensors |= {f'best.{k}': v for k,v in best.weights.items()}
     tensors |= {f'opt.{i}.{k}': v for i,s in enumerate(opt['state']) for k,v in s.items() if torch.is_tensor(v)}
     tensors['rng.cpu'] = torch.get_rng_state()
     if torch.cuda.is_available(): tensors['rng.cuda'] = torch.cuda.get_rng_state()
     plain = [{k:v for k,v in s.items() if not torch.is_tensor(v)} for s in opt['state']]
-    return tensors, dict(epoch=learn.epoch, best=float(best.best), best_epoch=best.best_epoch, rows=learn.epoch_stats.rows, opt=plain, hypers=list(map(dict, opt['hypers'])), rng=_generators(learn))
+    return tensors, dict(epoch=learn.epoch, best=float(best.best), best_epoch=best.best_epoch, rows=learn.epoch_stats.rows,
+        opt=plain, hypers=list(map(dict, opt['hypers'])), rng=_generators(learn))
 
 # %% ../../nbs/32_train.callbacks.ipynb #b681a123
 def _set_generators(learn, tensors, rng):
@@ -105,7 +109,7 @@ def _set_generators(learn, tensors, rng):
     torch.set_rng_state(tensors['rng.cpu'])
     if 'rng.cuda' in tensors and torch.cuda.is_available(): torch.cuda.set_rng_state(tensors['rng.cuda'])
 
-# %% ../../nbs/32_train.callbacks.ipynb #2e24092b
+# %% ../../nbs/32_train.callbacks.ipynb #1e8ea12b
 def restore_state(
     learn, # A fresh `Learner` of the same form
     tensors:dict, # From `training_state`
@@ -117,11 +121,12 @@ def restore_state(
     learn.model.load_state_dict(part('model.'))
     opt = [dict(s, **{k: v.to(device) for k,v in part(f'opt.{i}.').items()}) for i,s in enumerate(state['opt'])]
     learn.opt.load_state_dict(dict(state=opt, hypers=state['hypers']))
-    learn.keep_best.best,learn.keep_best.best_epoch,learn.keep_best.weights = state['best'],state['best_epoch'],part('best.')
+    best = learn.keep_best
+    best.best,best.best_epoch,best.weights = state['best'],state['best_epoch'],part('best.')
     learn.epoch_stats.rows[:] = state['rows']
     _set_generators(learn, tensors, state['rng'])
 
-# %% ../../nbs/32_train.callbacks.ipynb #38add6c0
+# %% ../../nbs/32_train.callbacks.ipynb #195c33ce
 class Checkpoint(Callback):
     "Save the state of a training after each epoch; go on from it if it is there"
     order = 65
@@ -132,7 +137,8 @@ class Checkpoint(Callback):
 
     def before_fit(self):
         if not self.path.exists(): return
-        with safe_open(self.path, 'pt') as f: tensors,state = {k: f.get_tensor(k) for k in f.keys()},json.loads(f.metadata()['state'])
+        with safe_open(self.path, 'pt') as f:
+            tensors,state = {k: f.get_tensor(k) for k in f.keys()},json.loads(f.metadata()['state'])
         if state['of']!=self.of:
             self.trouble = f'{self.path} belongs to another recipe or to other items'
             raise CancelFitException

@@ -35,18 +35,23 @@ class Recipe:
     monitor:str='valid_loss' # What the best epoch is best in: `valid_loss` or `valid_accuracy`
     seed:int=42 # Start of all random numbers
 
-# %% ../../nbs/30_train.recipes.ipynb #ca1e78fb
+# %% ../../nbs/30_train.recipes.ipynb #f9b563db
 RECIPES = {r.name: r for r in [
-    Recipe('mobilenet-frozen', 'A head on the features of a frozen MobileNetV2: a model in a minute on a laptop', 'mobilenet_v2'),
-    Recipe('efficientnet-lite0-frozen', 'A head on the features of a frozen EfficientNet-Lite0, whose weights come with the package: works offline', 'efficientnet_lite0'),
-    Recipe('mobilenet', 'All of MobileNetV2 trained on augmented photos: better, and wants a GPU or patience', 'mobilenet_v2',
-        frozen=False, epochs=20, lr=2e-3, weight_decay=.05, hidden=0, dropout=.2, label_smoothing=.1, augment=True, monitor='valid_accuracy')]}
+    Recipe('mobilenet-frozen',
+        'A head on the features of a frozen MobileNetV2: a model in a minute on a laptop', 'mobilenet_v2'),
+    Recipe('efficientnet-lite0-frozen',
+        'A head on the features of a frozen EfficientNet-Lite0, whose weights come with the package: works offline', 'efficientnet_lite0'),
+    Recipe('mobilenet',
+        'All of MobileNetV2 trained on augmented photos: better, and wants a GPU or patience', 'mobilenet_v2',
+        frozen=False, epochs=20, lr=2e-3, weight_decay=.05, hidden=0, dropout=.2, label_smoothing=.1, augment=True,
+        monitor='valid_accuracy')]}
 
-# %% ../../nbs/30_train.recipes.ipynb #e19832b2
+# %% ../../nbs/30_train.recipes.ipynb #94777ee7
 def recipes_table()->'pd.DataFrame': # One row a recipe
     "The recipes that there are"
     import pandas as pd
-    return pd.DataFrame([dict(recipe=r.name, model=r.model, frozen='yes' if r.frozen else 'no', size=r.size, epochs=r.epochs, about=r.about) for r in RECIPES.values()])
+    row = lambda r: dict(recipe=r.name, model=r.model, frozen='yes' if r.frozen else 'no', size=r.size, epochs=r.epochs, about=r.about)
+    return pd.DataFrame([row(r) for r in RECIPES.values()])
 
 # %% ../../nbs/30_train.recipes.ipynb #c3960824
 KINDS = {bool:'true or false', int:'a whole number', float:'a number', str:'text'}
@@ -59,10 +64,11 @@ def _cast(name, value, kind):
         return kind(value)
     except ValueError as e: raise WorkbookError(f'{name} {value!r} is not {KINDS[kind]}') from e
 
-# %% ../../nbs/30_train.recipes.ipynb #d125587f
-LIMITS = dict(size=(32,2048), epochs=(1,10_000), batch_size=(1,65_536), lr=(1e-8,10), weight_decay=(0,10), hidden=(0,65_536), dropout=(0,.95), label_smoothing=(0,.9), seed=(0,2**32-1))
+# %% ../../nbs/30_train.recipes.ipynb #175e2f61
+LIMITS = dict(size=(32,2048), epochs=(1,10_000), batch_size=(1,65_536), lr=(1e-8,10), weight_decay=(0,10),
+    hidden=(0,65_536), dropout=(0,.95), label_smoothing=(0,.9), seed=(0,2**32-1))
 
-# %% ../../nbs/30_train.recipes.ipynb #80da086b
+# %% ../../nbs/30_train.recipes.ipynb #027430d5
 def change(
     recipe:Recipe, # To start from
     **values # Fields and their new values, as text or as they are
@@ -73,7 +79,8 @@ def change(
     for k,v in new.items():
         lo,hi = LIMITS.get(k, (v,v))
         if not isinstance(v, bool) and not lo<=v<=hi: raise WorkbookError(f'{k} {v} is out of range: choose {lo} to {hi}')
-    if new.get('monitor') not in (None,'valid_loss','valid_accuracy'): raise WorkbookError(f"monitor {new['monitor']!r} is not known: choose valid_loss or valid_accuracy")
+    if new.get('monitor') not in (None,'valid_loss','valid_accuracy'):
+        raise WorkbookError(f"monitor {new['monitor']!r} is not known: choose valid_loss or valid_accuracy")
     return replace(recipe, **new)
 
 # %% ../../nbs/30_train.recipes.ipynb #d6ed5804

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Run', 'load_model', 'results_table', 'results_metrics', 'fit', 'evaluate']
 
-# %% ../../nbs/33_train.run.ipynb #00e7b315
+# %% ../../nbs/33_train.run.ipynb #0b1aea56
 import hashlib, json, shutil, time
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..data.splits import check_trainable, split
 from ..models.core import ImageClassifier, build_model, forward_all, param_groups
 from .recipes import Recipe, load_recipe, save_recipe
 
-# %% ../../nbs/33_train.run.ipynb #0a1cc3fb
+# %% ../../nbs/33_train.run.ipynb #ed3632af
 class Run:
     "The folder that one training leaves"
     def __init__(self, path:str|Path): # A folder with `recipe.json` and `model.safetensors`
@@ -29,7 +30,10 @@ class Run:
         missing = [f for f in ('recipe.json','labels.json','model.safetensors') if not (self.path/f).is_file()]
         if missing: raise WorkbookError(f'{path} is not a finished run: it has no {missing[0]}')
 
-    def __repr__(self): return f'Run {self.path.resolve().name}: ' + ', '.join(sorted(p.name+'/'*p.is_dir() for p in self.path.iterdir() if not p.name.startswith('.')))
+    def __repr__(self):
+        names = sorted(p.name+'/'*p.is_dir() for p in self.path.iterdir() if not p.name.startswith('.'))
+        return f'Run {self.path.resolve().name}: {", ".join(names)}'
+
     def _json(self, name): return json.loads((self.path/name).read_text(encoding='utf-8'))
     def _csv(self, name, **kw): return pd.read_csv(self.path/name, encoding='utf-8', **kw)
 
@@ -46,28 +50,32 @@ class Run:
     @cached_property
     def results(self)->pd.DataFrame:
         "One row for each valid and test item: actual, predicted, probabilities"
-        return self._csv('evaluation_results.csv', dtype=dict.fromkeys(('image','text','split','actual','predicted'), 'string'))
+        words = dict.fromkeys(('image','text','split','actual','predicted'), 'string')
+        return self._csv('evaluation_results.csv', dtype=words)
 
-# %% ../../nbs/33_train.run.ipynb #8924bce0
+# %% ../../nbs/33_train.run.ipynb #727b9f24
 def load_model(
     run:Run, # A finished run
     device:torch.device|str='cpu' # Where it goes
 )->ImageClassifier: # In evaluation mode
     "The trained model of a run"
     from safetensors.torch import load_file
-    model = build_model(run.recipe.model, len(run.labels['classes']), pretrained=False, hidden=run.recipe.hidden, dropout=run.recipe.dropout)
+    r = run.recipe
+    model = build_model(r.model, len(run.labels['classes']), pretrained=False, hidden=r.hidden, dropout=r.dropout)
     try: model.load_state_dict(load_file(run.path/'model.safetensors'))
-    except Exception as e: raise WorkbookError(f'{run.path}/model.safetensors does not fit its recipe: {" ".join(str(e).split())[:200]}') from e
+    except Exception as e:
+        raise WorkbookError(f'{run.path}/model.safetensors does not fit its recipe: {" ".join(str(e).split())[:200]}') from e
     return model.to(device).eval()
 
-# %% ../../nbs/33_train.run.ipynb #7c809252
+# %% ../../nbs/33_train.run.ipynb #60959f02
 def results_table(
     items:pd.DataFrame, # The items that were judged
     probs:torch.Tensor, # Their probabilities, N x C
     classes:list[str] # Names of the columns, C
 )->pd.DataFrame: # image, text, split, actual, predicted, and a probability for each class
     "What a model said, beside what is true"
-    df = items[['image','text','split']].assign(actual=items.label, predicted=[classes[i] for i in probs.argmax(1)]).reset_index(drop=True)
+    predicted = [classes[i] for i in probs.argmax(1)]
+    df = items[['image','text','split']].assign(actual=items.label, predicted=predicted).reset_index(drop=True)
     return df.assign(**{f'probability_{c}': probs[:,i].numpy().round(6) for i,c in enumerate(classes)})
 
 # %% ../../nbs/33_train.run.ipynb #2e3ac652
@@ -79,7 +87,7 @@ def results_metrics(
     cols = [f'probability_{c}' for c in classes]
     return {s: classification_metrics(df.actual, df[cols], classes) for s in ('test','valid') if len(df := results[results.split==s])}
 
-# %% ../../nbs/33_train.run.ipynb #94e09c5a
+# %% ../../nbs/33_train.run.ipynb #3dfdf367
 def _learner(net, x, y, splits, recipe, device, checkpoint):
     "fastai's `Learner` with our callbacks"
     import fastai.callback.schedule # Gives `Learner` its `fit_one_cycle`
@@ -91,20 +99,23 @@ def _learner(net, x, y, splits, recipe, device, checkpoint):
     whole = isinstance(net, ImageClassifier)
     cbs = [KeepBest(monitor=recipe.monitor), EpochStats(), checkpoint] + [Autocast()]*whole + [Augment()]*(whole and recipe.augment)
     dls = tensor_loaders(x, y, splits, recipe.batch_size, device)
-    return Learner(dls, net.to(device), CrossEntropyLossFlat(label_smoothing=recipe.label_smoothing), metrics=accuracy, cbs=cbs, **({'splitter':param_groups} if whole else {}))
+    loss = CrossEntropyLossFlat(label_smoothing=recipe.label_smoothing)
+    return Learner(dls, net.to(device), loss, metrics=accuracy, cbs=cbs, **({'splitter':param_groups} if whole else {}))
 
-# %% ../../nbs/33_train.run.ipynb #66ad9651
+# %% ../../nbs/33_train.run.ipynb #9ece1c7a
 def _train(net, x, y, splits, recipe, device, checkpoint):
     "Train in place; the best epoch's weights remain. Returns one row an epoch"
-    from contextlib import nullcontext
     learn = _learner(net, x, y, splits, recipe, device, checkpoint)
     lr = recipe.lr if recipe.frozen else slice(recipe.lr/10, recipe.lr)
-    with (nullcontext() if in_notebook() else learn.no_bar()), (nullcontext() if in_notebook() else learn.no_logging()):
+    with ExitStack() as quiet:
+        if not in_notebook(): quiet.enter_context(learn.no_bar()), quiet.enter_context(learn.no_logging())
         learn.fit_one_cycle(recipe.epochs, lr, wd=recipe.weight_decay)
     if learn.epoch_stats.trouble: raise WorkbookError(f'{learn.epoch_stats.trouble}, for example --lr {recipe.lr/10:.1g}')
-    if checkpoint.trouble: raise WorkbookError(f'{checkpoint.trouble}: choose another --out, or leave out --resume after moving it away')
+    if checkpoint.trouble:
+        raise WorkbookError(f'{checkpoint.trouble}: choose another --out, or leave out --resume after moving it away')
     best = learn.epoch_stats.rows[learn.keep_best.best_epoch]
-    log.info('best epoch %d by %s: valid loss %.4f accuracy %.3f', best['epoch'], recipe.monitor, best['val_loss'], best['val_accuracy'])
+    line = 'best epoch %d by %s: valid loss %.4f accuracy %.3f'
+    log.info(line, best['epoch'], recipe.monitor, best['val_loss'], best['val_accuracy'])
     return pd.DataFrame(learn.epoch_stats.rows)
 
 # %% ../../nbs/33_train.run.ipynb #906131a1
@@ -119,30 +130,39 @@ def _fit_whole(model, x, y, splits, recipe, device, checkpoint):
     stats = _train(model.to(memory_format=torch.channels_last), x, y, splits, recipe, device, checkpoint)
     return stats, forward_all(model, x, device, recipe.batch_size)
 
-# %% ../../nbs/33_train.run.ipynb #54922533
+# %% ../../nbs/33_train.run.ipynb #f68a5697
 def _new_folder(out, resume):
     "Make sure that a run can be written to `out`"
     out = Path(out)
     if (out/'recipe.json').exists(): raise WorkbookError(f'{out} already holds a run: choose another --out, or move it away')
     begun = (out/'last').exists()
-    if begun and not resume: raise WorkbookError(f'{out} holds a training that was cut off: go on with --resume, choose another --out, or move it away')
+    if begun and not resume:
+        raise WorkbookError(
+            f'{out} holds a training that was cut off: go on with --resume, choose another --out, or move it away')
     if resume and not begun: raise WorkbookError(f'nothing to resume in {out}: it has no last/state.safetensors')
     if out.exists() and not out.is_dir(): raise WorkbookError(f'{out} is a file: choose another --out')
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise WorkbookError(f'cannot make the folder {out}: {e.strerror}') from e
     free = shutil.disk_usage(out).free/1e6
-    if free < 100: raise WorkbookError(f'only {free:.0f} MB are free at {out}, and a run takes up to 100: free some space or choose another --out')
+    if free < 100:
+        raise WorkbookError(
+            f'only {free:.0f} MB are free at {out}, and a run takes up to 100: free some space or choose another --out')
     return out
 
-# %% ../../nbs/33_train.run.ipynb #0e25f15a
+# %% ../../nbs/33_train.run.ipynb #663a5cf7
 def _decode(items, size):
     "Pixels of all items, or an error that names the photos that cannot be read"
-    if items.image.isna().any(): raise WorkbookError(f'{items.image.isna().sum()} of {len(items)} items have no photo: image recipes need one for each')
+    if items.image.isna().any():
+        raise WorkbookError(
+            f'{items.image.isna().sum()} of {len(items)} items have no photo: image recipes need one for each')
     x,bad = load_pixels(items.image, size)
-    if bad: raise WorkbookError(f'{items.image.isin(list(bad)).sum()} of {len(items)} photos cannot be read: {"; ".join(list(bad.values())[:3])}{" ..." if len(bad)>3 else ""}. Remove or replace them and run again')
+    if bad:
+        raise WorkbookError(
+            f'{items.image.isin(list(bad)).sum()} of {len(items)} photos cannot be read: '
+            f'{"; ".join(list(bad.values())[:3])}{" ..." if len(bad)>3 else ""}. Remove or replace them and run again')
     return x
 
-# %% ../../nbs/33_train.run.ipynb #b8d101b3
+# %% ../../nbs/33_train.run.ipynb #af75736a
 def _write_run(out, recipe, items, model, stats, results, seconds):
     "All files of a run; `recipe.json` last, as the mark of a finished one"
     classes = sorted(items.label.unique())
@@ -155,7 +175,8 @@ def _write_run(out, recipe, items, model, stats, results, seconds):
     judged = results[results.split==('test' if 'test' in metrics else 'valid')]
     write_text(out/'confusion_matrix.csv', confusion(judged.actual, judged.predicted, classes).to_csv())
     write_json(out/'metrics.json', dict(metrics, seconds=seconds))
-    write_json(out/'labels.json', dict(classes=classes, size=recipe.size, inputs=['image'], sure_above=sure_above(probs, valid.actual==valid.predicted)))
+    sure = sure_above(probs, valid.actual==valid.predicted)
+    write_json(out/'labels.json', dict(classes=classes, size=recipe.size, inputs=['image'], sure_above=sure))
     write_tensors(out/'model.safetensors', model.state_dict())
     save_recipe(recipe, out/'recipe.json')
 
@@ -166,7 +187,7 @@ def _checkpoint(out, recipe, items):
     what = json.dumps(asdict(recipe)) + items.to_csv(index=False)
     return Checkpoint(out/'last'/'state.safetensors', of=hashlib.sha256(what.encode()).hexdigest())
 
-# %% ../../nbs/33_train.run.ipynb #b99d5106
+# %% ../../nbs/33_train.run.ipynb #6050fabf
 def _fit(items, recipe, out, device):
     "`fit` with a folder, a log and a device"
     start,fitter = time.time(),_fit_frozen if recipe.frozen else _fit_whole
@@ -174,7 +195,8 @@ def _fit(items, recipe, out, device):
     items = split(items)
     check_trainable(items)
     classes = sorted(items.label.unique())
-    log.info('recipe %s on %s: %d items of %d classes, %s', recipe.name, device, len(items), len(classes), items.split.value_counts().to_dict())
+    parts = items.split.value_counts().to_dict()
+    log.info('recipe %s on %s: %d items of %d classes, %s', recipe.name, device, len(items), len(classes), parts)
     x,y = _decode(items, recipe.size),torch.tensor([classes.index(l) for l in items.label])
     loaded = time.time()
     model = build_model(recipe.model, len(classes), recipe.pretrained, hidden=recipe.hidden, dropout=recipe.dropout)
@@ -200,7 +222,7 @@ def fit(
         log.info('written to %s', out)
     return Run(out)
 
-# %% ../../nbs/33_train.run.ipynb #8a63128b
+# %% ../../nbs/33_train.run.ipynb #7f7e897d
 def evaluate(
     run:Run, # A finished run
     items:pd.DataFrame=None, # With labels; none for what the run held out
@@ -211,7 +233,9 @@ def evaluate(
     items = items.assign(split=items.split.fillna('test'))
     held = items[items.split!='train'] if (items.split!='train').any() else items.assign(split='test')
     odd = sorted(set(held.label.dropna())-set(classes))
-    if odd or held.label.isna().any(): raise WorkbookError(f'label {odd[0] if odd else "missing"!r} is not one of the classes of this run ({", ".join(classes)})')
+    if odd or held.label.isna().any():
+        raise WorkbookError(
+            f'label {odd[0] if odd else "missing"!r} is not one of the classes of this run ({", ".join(classes)})')
     scores = forward_all(load_model(run), _decode(held, run.labels['size']), pick_device(device), run.recipe.batch_size)
     results = results_table(held, scores.softmax(1), classes)
     return results_metrics(results, classes), results

@@ -43,7 +43,7 @@ class Prediction:
         "Without what is empty"
         return {k:v for k,v in asdict(self).items() if k=='sure' and not self.error or v and v==v and k!='sure'}
 
-# %% ../../nbs/50_use.predict.ipynb #f7b0c5f7
+# %% ../../nbs/50_use.predict.ipynb #7fc47cb2
 class Predictor:
     "A run's model, ready for photos"
     def __init__(self,
@@ -52,14 +52,16 @@ class Predictor:
         device:str='cpu' # 'auto', 'cpu', 'cuda', 'mps'
     ):
         rules,self.classes = rules or read_rules(),run.labels['classes']
-        self.device,self.size,self.sure_above = pick_device(device),run.labels['size'],run.labels['sure_above']
+        self.size,self.sure_above = run.labels['size'],run.labels['sure_above']
+        self.device = pick_device(device)
         self.bins = {c: to_bin(c, rules) for c in self.classes}
         self.model = load_model(run, self.device)
 
     def _one(self, path, probs):
         best = int(probs.argmax())
         label,p = self.classes[best],float(probs[best])
-        return Prediction(str(path), label, round(p, 4), p>=self.sure_above, self.bins[label], {c:round(float(q), 4) for c,q in zip(self.classes, probs)})
+        each = {c: round(float(q), 4) for c,q in zip(self.classes, probs)}
+        return Prediction(str(path), label, round(p, 4), p>=self.sure_above, self.bins[label], each)
 
     def _block(self, paths):
         x,bad = load_pixels(paths, self.size)
