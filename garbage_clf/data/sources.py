@@ -48,7 +48,7 @@ def _class_rows(folder, split=None):
     classes = [c for c in sorted(Path(folder).iterdir()) if c.is_dir() and not c.name.startswith(('.','__MACOSX'))]
     return [dict(image=str(p), label=c.name, split=split) for c in classes for p in find_photos(c)]
 
-# %% ../../nbs/10_data.sources.ipynb #d0032ea5
+# %% ../../nbs/10_data.sources.ipynb #b02a4e3d
 def from_folder(
     folder:Path|str # Holds class folders, or `train`, `valid`, `test` that hold them
 )->pd.DataFrame: # Items
@@ -62,6 +62,8 @@ def from_folder(
         raise WorkbookError(
             f'no photos in {folder}: it should hold one folder for each class, with photos '
             f'({" ".join(sorted(PHOTO_ENDINGS))}) inside')
+    outside = len(find_photos(folder))-len(rows)
+    if outside: log.warning('%d photos in %s lie in no class folder: left out', outside, folder)
     return to_items(rows)
 
 # %% ../../nbs/10_data.sources.ipynb #c77c71e4
@@ -69,13 +71,13 @@ def _resolve(folder, names):
     "File names as paths, taken from `folder`; missing ones stay missing"
     return [n if pd.isna(n) else str(folder/n) for n in names]
 
-# %% ../../nbs/10_data.sources.ipynb #b953c423
+# %% ../../nbs/10_data.sources.ipynb #397f0358
 def from_csv(
     path:Path|str # A CSV with a column `image`, and any of `text,label,split,group`
 )->pd.DataFrame: # Items
     "Items from a CSV file"
     path = Path(path).absolute()
-    try: df = pd.read_csv(path, dtype='string', encoding='utf-8-sig')
+    try: df = pd.read_csv(path, dtype='string', encoding='utf-8-sig', keep_default_na=False)
     except FileNotFoundError as e: raise WorkbookError(f'no file {path}: check the path') from e
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
         raise WorkbookError(f'{path} is not a CSV in UTF-8: {" ".join(str(e).split())}') from e

@@ -22,7 +22,7 @@ from ..data.splits import check_trainable, split
 from ..models.core import ImageClassifier, build_model, forward_all, param_groups
 from .recipes import Recipe, load_recipe, save_recipe
 
-# %% ../../nbs/33_train.run.ipynb #ed3632af
+# %% ../../nbs/33_train.run.ipynb #ac906490
 class Run:
     "The folder that one training leaves"
     def __init__(self, path:str|Path): # A folder with `recipe.json` and `model.safetensors`
@@ -35,7 +35,7 @@ class Run:
         return f'Run {self.path.resolve().name}: {", ".join(names)}'
 
     def _json(self, name): return json.loads((self.path/name).read_text(encoding='utf-8'))
-    def _csv(self, name, **kw): return pd.read_csv(self.path/name, encoding='utf-8', **kw)
+    def _csv(self, name, **kw): return pd.read_csv(self.path/name, encoding='utf-8', keep_default_na=False, na_values=[''], **kw)
 
     @cached_property
     def recipe(self)->Recipe: "How it was trained"; return load_recipe(self.path/'recipe.json')
@@ -118,17 +118,11 @@ def _train(net, x, y, splits, recipe, device, checkpoint):
     log.info(line, best['epoch'], recipe.monitor, best['val_loss'], best['val_accuracy'])
     return pd.DataFrame(learn.epoch_stats.rows)
 
-# %% ../../nbs/33_train.run.ipynb #906131a1
-def _fit_frozen(model, x, y, splits, recipe, device, checkpoint):
-    "Train the head on features that are computed once; statistics and scores of all items"
-    feats = forward_all(model.backbone, x, device, recipe.batch_size)
-    stats = _train(model.head, feats, y, splits, recipe, device, checkpoint)
-    return stats, forward_all(model.head, feats, device, 4096)
-
-def _fit_whole(model, x, y, splits, recipe, device, checkpoint):
-    "Train all of the model; statistics and scores of all items"
-    stats = _train(model.to(memory_format=torch.channels_last), x, y, splits, recipe, device, checkpoint)
-    return stats, forward_all(model, x, device, recipe.batch_size)
+# %% ../../nbs/33_train.run.ipynb #ec7e97ae
+def _trainable(model, x, recipe, device):
+    "What is trained, and what goes into it: the head and features, or all of it and pixels"
+    if recipe.frozen: return model.head, forward_all(model.backbone, x, device, recipe.batch_size)
+    return model.to(memory_format=torch.channels_last), x
 
 # %% ../../nbs/33_train.run.ipynb #f68a5697
 def _new_folder(out, resume):
@@ -187,10 +181,10 @@ def _checkpoint(out, recipe, items):
     what = json.dumps(asdict(recipe)) + items.to_csv(index=False)
     return Checkpoint(out/'last'/'state.safetensors', of=hashlib.sha256(what.encode()).hexdigest())
 
-# %% ../../nbs/33_train.run.ipynb #6050fabf
+# %% ../../nbs/33_train.run.ipynb #e2dc0391
 def _fit(items, recipe, out, device):
     "`fit` with a folder, a log and a device"
-    start,fitter = time.time(),_fit_frozen if recipe.frozen else _fit_whole
+    start = time.time()
     check_trainable(items)
     items = split(items)
     check_trainable(items)
@@ -200,9 +194,11 @@ def _fit(items, recipe, out, device):
     x,y = _decode(items, recipe.size),torch.tensor([classes.index(l) for l in items.label])
     loaded = time.time()
     model = build_model(recipe.model, len(classes), recipe.pretrained, hidden=recipe.hidden, dropout=recipe.dropout)
-    stats,scores = fitter(model, x, y, items.split, recipe, device, _checkpoint(out, recipe, items))
+    net,inputs = _trainable(model, x, recipe, device)
+    stats = _train(net, inputs, y, items.split, recipe, device, _checkpoint(out, recipe, items))
     fitted,held = time.time(),(items.split!='train').to_numpy()
-    results = results_table(items[held], scores[torch.from_numpy(held)].softmax(1), classes)
+    scores = forward_all(net, inputs[torch.from_numpy(held)], device, recipe.batch_size)
+    results = results_table(items[held], scores.softmax(1), classes)
     seconds = dict(load=loaded-start, fit=fitted-loaded, evaluate=time.time()-fitted)
     _write_run(out, recipe, items, model, stats, results, {k:round(v, 2) for k,v in seconds.items()})
 
@@ -222,20 +218,29 @@ def fit(
         log.info('written to %s', out)
     return Run(out)
 
-# %% ../../nbs/33_train.run.ipynb #7f7e897d
+# %% ../../nbs/33_train.run.ipynb #9500ec23
+def _held_out(run, items):
+    "The items of a table that a run can be judged on"
+    items = items.assign(split=items.split.fillna('test'))
+    held = items[items.split!='train'] if (items.split!='train').any() else items.assign(split='test')
+    trained = held.image.isin(run.items.image[run.items.split=='train'])
+    if trained.any(): log.warning('%d of %d photos are left out: the run was trained on them', trained.sum(), len(held))
+    if trained.all(): raise WorkbookError('the run was trained on all of these photos: judge it on others')
+    held = held[~trained]
+    odd = held.label[~held.label.isin(run.labels['classes'])].fillna('missing')
+    if len(odd):
+        raise WorkbookError(f'label {odd.iloc[0]!r} is not one of the classes of this run ({", ".join(run.labels["classes"])})')
+    return held
+
+# %% ../../nbs/33_train.run.ipynb #cbdac2de
 def evaluate(
     run:Run, # A finished run
     items:pd.DataFrame=None, # With labels; none for what the run held out
     device:str='auto' # 'auto', 'cpu', 'cuda', 'mps'
 )->tuple[dict,pd.DataFrame]: # Figures by split, and the table of results
     "Judge a run's model"
-    items,classes = run.items if items is None else items,run.labels['classes']
-    items = items.assign(split=items.split.fillna('test'))
-    held = items[items.split!='train'] if (items.split!='train').any() else items.assign(split='test')
-    odd = sorted(set(held.label.dropna())-set(classes))
-    if odd or held.label.isna().any():
-        raise WorkbookError(
-            f'label {odd[0] if odd else "missing"!r} is not one of the classes of this run ({", ".join(classes)})')
-    scores = forward_all(load_model(run), _decode(held, run.labels['size']), pick_device(device), run.recipe.batch_size)
+    held,classes = _held_out(run, run.items if items is None else items),run.labels['classes']
+    x = _decode(held, run.labels['size'])
+    scores = forward_all(load_model(run), x, pick_device(device), run.recipe.batch_size)
     results = results_table(held, scores.softmax(1), classes)
     return results_metrics(results, classes), results
