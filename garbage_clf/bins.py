@@ -25,7 +25,7 @@ def label_set(
     if name not in LABEL_SETS: raise WorkbookError(f'no label set {name!r}: choose from {", ".join(LABEL_SETS)}')
     return LABEL_SETS[name]
 
-# %% ../nbs/01_bins.ipynb #959efb25
+# %% ../nbs/01_bins.ipynb #a30775a7
 def check_rules(
     rules:dict, # As read from YAML
     name:str='rules' # Where they came from, for the message
@@ -34,8 +34,9 @@ def check_rules(
     bins,lines = (rules.get(k) if isinstance(rules, dict) else None for k in ('bins','rules'))
     if not (isinstance(bins, dict) and isinstance(lines, dict) and bins and lines):
         raise WorkbookError(f'{name}: needs `bins:` (bin: description) and `rules:` (label: bin)')
+    for word in [*bins, *lines, *lines.values()]:
+        if not isinstance(word, str): raise WorkbookError(f'{name}: {word!r} is not text: put it in quotes')
     for label,b in lines.items():
-        if not isinstance(label, str): raise WorkbookError(f'{name}: label {label!r} is not text: put it in quotes')
         if b not in bins:
             raise WorkbookError(f'{name}: {label} goes to {b!r}, which is not a bin: choose from {", ".join(map(str, bins))}')
     return rules

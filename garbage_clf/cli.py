@@ -42,7 +42,7 @@ def _free_name(name):
     names = (Path('runs')/(name if i==1 else f'{name}-{i}') for i in range(1, 100_000))
     return next(p for p in names if not p.exists())
 
-# %% ../nbs/54_cli.ipynb #425235ad
+# %% ../nbs/54_cli.ipynb #adc165f1
 def train(
     data:str, # `sample`, `trashnet`, a folder with a folder for each class, or a CSV
     recipe:str='mobilenet-frozen', # A recipe by name; `garbage-clf recipes` lists them
@@ -50,7 +50,7 @@ def train(
     size:int=None, # Height and width of a photo, pixels
     batch_size:int=None, # Items a step
     lr:float=None, # Highest learning rate
-    seed:int=None, # Start of all random numbers
+    seed:int=None, # Start of all random numbers in training; the split does not depend on it
     pretrained:bool_arg=None, # false: start from random weights
     device:str='auto', # auto, cpu, cuda or mps
     out:str=None, # Folder of the run (default: a new one under runs/)
@@ -61,11 +61,14 @@ def train(
     if resume and not out: raise WorkbookError('--resume needs --out: the folder of the training that was cut off')
     changes = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, seed=seed, pretrained=pretrained)
     chosen = get_recipe(recipe, **{k:v for k,v in changes.items() if v is not None})
+    out = Path(out or _free_name(f'{Path(data).resolve().stem}-{recipe}'))
+    if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+        raise WorkbookError(f'the run would lie among the photos of {data}: choose an --out outside')
     from garbage_clf.data.sources import read_items
     items = read_items(data)
     from garbage_clf.analysis.report import report
     from garbage_clf.train.run import fit
-    run = fit(items, chosen, out or _free_name(f'{Path(data).stem}-{recipe}'), device, resume)
+    run = fit(items, chosen, out, device, resume)
     page = report(run)
     _show_metrics(run.metrics)
     print(f'\nrun     {run.path}\nreport  {page}')
@@ -85,14 +88,15 @@ def demo(
     print('\nThe sample is drawn by code: these figures say that everything works, not how well it sees garbage.')
     print('Next: garbage-clf train FOLDER --recipe mobilenet-frozen')
 
-# %% ../nbs/54_cli.ipynb #d10c81e0
+# %% ../nbs/54_cli.ipynb #0a6dff01
 def evaluate(
     run:str, # Folder of a run
     data:str='', # As for `train`; none for the items that the run held out
     device:str='auto', # auto, cpu, cuda or mps
-    out:str=None # Folder for evaluation_results.csv and metrics.json; it must not have them
+    out:str=None # Folder for evaluation_results.csv, confusion_matrix.csv and metrics.json; it must not have them
 ):
     "Judge a run again, on its own held-out items or on others"
+    from garbage_clf.analysis.metrics import confusion
     from garbage_clf.core import write_json, write_text
     from garbage_clf.data.sources import read_items
     from garbage_clf.train.run import Run, evaluate as judge
@@ -101,9 +105,11 @@ def evaluate(
     _show_metrics(metrics)
     if not out: return
     write_text(Path(out)/'evaluation_results.csv', results.to_csv(index=False))
+    judged = results[results.split==('test' if 'test' in metrics else 'valid')]
+    write_text(Path(out)/'confusion_matrix.csv', confusion(judged.actual, judged.predicted, list(metrics[judged.split.iloc[0]]['per_class'])).to_csv())
     write_json(Path(out)/'metrics.json', metrics)
 
-# %% ../nbs/54_cli.ipynb #93729f9b
+# %% ../nbs/54_cli.ipynb #7a76473a
 def predict(
     run:str, # Folder of a run
     *paths:str, # Photos, folders, patterns
@@ -117,7 +123,7 @@ def predict(
     from garbage_clf.train.run import Run
     from garbage_clf.use.predict import Predictor
     preds = []
-    for p in Predictor(Run(run), read_rules(rules), device)(paths):
+    for p in Predictor(Run(run), read_rules(rules) if rules else None, device)(paths):
         preds.append(p)
         if json: print(dumps(p.to_dict(), ensure_ascii=False), flush=True)
     if not json: _show_predictions(preds)
@@ -144,9 +150,9 @@ def weights():
     from garbage_clf.models.core import weights_table
     print(_table(weights_table()))
 
-# %% ../nbs/54_cli.ipynb #42b3f851
+# %% ../nbs/54_cli.ipynb #4f0f7145
 COMMANDS = {f.__name__: f for f in (demo, train, evaluate, predict, report, recipes, weights)}
-LEVELS = dict(train=logging.INFO, demo=logging.INFO, predict=logging.ERROR) # `predict` names bad files itself
+LEVELS = dict(train=logging.INFO, demo=logging.INFO)
 USAGE = '\n'.join(['usage: garbage-clf COMMAND ... [--debug]', '', *(f'  {k:10} {f.__doc__}' for k,f in COMMANDS.items()), '',
     'garbage-clf COMMAND --help tells what it takes.'])
 
@@ -167,11 +173,12 @@ def _log_to_terminal(level):
     log.handlers[:] = [handler]
     log.setLevel(level)
 
-# %% ../nbs/54_cli.ipynb #08ab88c0
+# %% ../nbs/54_cli.ipynb #24526fdb
 def main(
     argv=None # Words after `garbage-clf`; none for those of the terminal
 )->int: # Exit code
     "Run a sub-command"
+    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace') # A terminal without Unicode
     words = list(sys.argv[1:] if argv is None else argv)
     debug = '--debug' in words
     words = [w for w in words if w!='--debug']

@@ -13,9 +13,9 @@ FAST = '--recipe efficientnet-lite0-frozen --size 64 --epochs 1 --device cpu'.sp
 @pytest.fixture
 def photos(tmp_path):
     "Two classes of six photos each"
-    for c,color in (('glass','green'),('metal','gray')):
+    for c,shade in (('glass',20),('metal',140)):
         (tmp_path/'photos'/c).mkdir(parents=True)
-        for i in range(6): Image.new('RGB', (40,30), color).save(tmp_path/'photos'/c/f'{i}.jpg')
+        for i in range(6): Image.new('RGB', (40,30), (shade,90+9*i,shade)).save(tmp_path/'photos'/c/f'{i}.jpg')
     return tmp_path/'photos'
 
 def fails(capsys, says, *words, code=1):
@@ -55,6 +55,51 @@ def test_truncated_photo(photos, tmp_path, capsys):
     whole = open(sample_items().image[0], 'rb').read()
     (photos/'metal'/'half.jpg').write_bytes(whole[:len(whole)//2])
     fails(capsys, 'half.jpg', 'train', photos, *FAST, '--out', tmp_path/'run')
+
+def test_copies_of_one_photo(photos, tmp_path, capsys):
+    for p in list((photos/'metal').iterdir())[1:]: p.write_bytes((photos/'metal'/'0.jpg').read_bytes())
+    fails(capsys, "class 'metal' has 1 item (those of one group count once)", 'train', photos, *FAST, '--out', tmp_path/'run')
+
+def test_copies_do_not_straddle(photos, tmp_path, capsys):
+    import pandas as pd
+    for p in list(photos.glob('*/*.jpg')): (p.parent/f'copy_{p.name}').write_bytes(p.read_bytes())
+    assert main(['train', str(photos), *FAST, '--out', str(tmp_path/'run')])==0
+    items = pd.read_csv(tmp_path/'run'/'items.csv')
+    assert items.group.notna().all() and items.groupby('group').split.nunique().max()==1
+
+@pytest.mark.parametrize('name', ['NA','None','nan'])
+def test_class_called_na(photos, tmp_path, capsys, name):
+    (photos/'metal').rename(photos/name)
+    assert main(['train', str(photos), *FAST, '--out', str(tmp_path/'run')])==0
+    assert main(['evaluate', str(tmp_path/'run')])==0
+    assert name in capsys.readouterr().out
+
+def test_own_classes_have_no_bin(photos, tmp_path, capsys):
+    (photos/'metal').rename(photos/'peel')
+    assert main(['train', str(photos), *FAST, '--out', str(tmp_path/'run')])==0
+    capsys.readouterr()
+    assert main(['predict', str(tmp_path/'run'), str(photos/'peel'), '--json'])==0
+    got = capsys.readouterr()
+    assert 'no bin for peel: pass --rules' in got.err and len(got.out.splitlines())==6
+    (tmp_path/'town.yaml').write_text('bins: {A: x}\nrules: {glass: A}')
+    fails(capsys, "do not know 'peel'", 'predict', tmp_path/'run', photos, '--rules', tmp_path/'town.yaml')
+
+def test_run_among_the_photos(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(photos)
+    fails(capsys, 'would lie among the photos', 'train', '.', *FAST)
+    assert not (photos/'runs').exists()
+
+def test_damaged_run(photos, tmp_path, capsys):
+    assert main(['train', str(photos), *FAST, '--out', str(tmp_path/'run')])==0
+    (tmp_path/'run'/'labels.json').write_text('{"classes": [')
+    fails(capsys, 'cannot read', 'predict', tmp_path/'run', photos)
+
+def test_damaged_state(photos, tmp_path, capsys):
+    assert main(['train', str(photos), *FAST, '--out', str(tmp_path/'run')])==0
+    state = tmp_path/'run'/'last'/'state.safetensors'
+    state.write_bytes(state.read_bytes()[:1000])
+    (tmp_path/'run'/'recipe.json').unlink()
+    fails(capsys, 'is damaged', 'train', photos, *FAST, '--out', tmp_path/'run', '--resume')
 
 def test_csv_without_column(tmp_path, capsys):
     (tmp_path/'a.csv').write_text('photo,label\nx.jpg,glass\n')
@@ -98,7 +143,7 @@ def test_full_disk(photos, tmp_path, how, says):
     errors = [l for l in run.stderr.splitlines() if l.startswith('error:')]
     assert run.returncode==1 and len(errors)==1 and says in errors[0], run.stderr[-2000:]
     assert not (tmp_path/'run'/'recipe.json').exists() and not (tmp_path/'run'/'model.safetensors').exists()
-    assert not list((tmp_path/'run').glob('.*')), 'no debris'
+    assert {p.name for p in (tmp_path/'run').glob('.*')} <= {'.lock'}, 'no debris'
 
 def test_read_only_output(photos, tmp_path, capsys):
     (tmp_path/'file').write_text('mine')

@@ -15,13 +15,13 @@ from .confusion import of_split
 from ..core import WorkbookError
 from ..data.images import load_image
 
-# %% ../../nbs/42_analysis.gallery.ipynb #e0c63abd
+# %% ../../nbs/42_analysis.gallery.ipynb #67d964ae
 def worst_mistakes(
     results:pd.DataFrame, # A run's results
     split:str='test', # 'test' or 'valid'
     n:int=12 # Rows at most
 )->pd.DataFrame: # image, text, actual, predicted, probability, probability_of_actual; worst first
-    "The mistakes that the model was surest of"
+    "The mistakes in which the wrong answer beat the true class by most"
     rows,classes = of_split(results, split)
     p = rows[[f'probability_{c}' for c in classes]].to_numpy()
     at = rows.actual.map({c:i for i,c in enumerate(classes)}).to_numpy(int)
@@ -30,22 +30,22 @@ def worst_mistakes(
     worst = (rows.probability_of_actual-rows.probability).sort_values(kind='stable').index[:n]
     return rows.loc[worst, ['image','text','actual','predicted','probability','probability_of_actual']].reset_index(drop=True)
 
-# %% ../../nbs/42_analysis.gallery.ipynb #64b1ca8e
+# %% ../../nbs/42_analysis.gallery.ipynb #c9f012f2
 def _hang(ax, row):
     "One photo and its caption"
     try: ax.imshow(load_image(row.image, 192))
     except (WorkbookError, TypeError): ax.text(.5, .5, 'no photo', ha='center', va='center', transform=ax.transAxes, color='#888')
     words = '' if pd.isna(row.text) else f'\n"{str(row.text)[:26]}"'
-    ax.set_title(f'{row.actual}, not {row.predicted} ({row.probability:.0%}){words}', fontsize=7)
+    ax.set_title(f'is {row.actual}, said {row.predicted} ({row.probability:.0%}){words}', fontsize=7)
     ax.set(xticks=[], yticks=[])
     ax.set_box_aspect(1)
 
-# %% ../../nbs/42_analysis.gallery.ipynb #20af7123
+# %% ../../nbs/42_analysis.gallery.ipynb #1f74ae50
 def plot_gallery(
     mistakes:pd.DataFrame, # From `worst_mistakes`
     cols:int=6 # Photos a row
 )->plt.Figure:
-    "Mistakes as pictures: actual, not predicted (probability)"
+    "Mistakes as pictures: what it is, what the model said (probability)"
     if not len(mistakes):
         fig,ax = plt.subplots(figsize=(4,1))
         ax.text(.5, .5, 'no mistakes', ha='center', va='center')

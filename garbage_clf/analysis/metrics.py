@@ -32,15 +32,16 @@ def ece(
     gap = lambda b: abs(confidence[which==b].mean()-correct[which==b].mean())
     return float(sum(gap(b)*(which==b).mean() for b in np.unique(which)))
 
-# %% ../../nbs/40_analysis.metrics.ipynb #0ae4ff68
+# %% ../../nbs/40_analysis.metrics.ipynb #c29e8890
 def sure_above(
     confidence, # Probability of the predicted class, N values, 0..1
     correct, # Whether it was right, N booleans
-    target:float=.95 # Share that must be right among the sure ones, 0..1
+    target:float=.9 # True share of right answers among the sure ones, 0..1, with 95 % confidence
 )->float: # A confidence, 0..1; above 1 if there is none
     "The lowest confidence above which answers are right often enough"
     order = np.argsort(-np.asarray(confidence, float), kind='stable')
-    conf,share = np.asarray(confidence, float)[order],np.cumsum(np.asarray(correct)[order])/np.arange(1, len(order)+1)
+    conf,right = np.asarray(confidence, float)[order],np.cumsum(np.asarray(correct)[order])
+    share = np.array([wilson(int(r), n, level=.9)[0] for n,r in enumerate(right, 1)])
     last = np.append(conf[1:]<conf[:-1], True) # ties are sure together or not at all
     good = np.flatnonzero((share>=target) & last)
     return float(conf[good[-1]]) if len(good) else 1.01

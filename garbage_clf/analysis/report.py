@@ -49,7 +49,7 @@ def sure_table(
     parts = {'sure':right[sure], 'not sure':right[~sure]}
     return pd.DataFrame({k: line(r) for k,r in parts.items() if len(r)}).T.round(3).astype({'items':int})
 
-# %% ../../nbs/46_analysis.report.ipynb #041f859b
+# %% ../../nbs/46_analysis.report.ipynb #b37f6377
 REPORT = """# {name}: a report
 
 {about}.
@@ -70,7 +70,8 @@ split = '{split}'
 ## How good, and how sure
 
 The interval says where the true share may lie, given how few items there are to judge on.
-`valid` chose the best epoch and so flatters a little; `test` chose nothing.
+`valid` chose the best epoch and so flatters a little; `test` chose nothing. Macro-F1 is the mean over classes, so that
+small ones count as much as large ones; the calibration error is how far confidence and truth are apart, 0 to 1.
 %%
 for s in ('test','valid'):
     if s in run.metrics: print(s, metrics_line(run.metrics[s]), sep='\\t')
@@ -80,11 +81,11 @@ By class. Where the support is small, the figures are mostly luck.
 metrics_table(run.metrics[split])
 """
 
-# %% ../../nbs/46_analysis.report.ipynb #d37335ee
+# %% ../../nbs/46_analysis.report.ipynb #8bd171be
 REPORT += """%%
 ## What it is sure of
 
-On the validation items, answers above {sure:.2f} were right 95 % of the time. `predict` marks the others as not sure.
+{sure} `predict` marks the others as not sure. `from` and `to` are the 95 % interval of the share that is right.
 %%
 sure_table(run, split)
 %%
@@ -105,11 +106,12 @@ The commonest mistakes, and the share of the true class that each costs.
 most_confused(run.results, split)
 """
 
-# %% ../../nbs/46_analysis.report.ipynb #a99ec452
+# %% ../../nbs/46_analysis.report.ipynb #94421822
 REPORT += """%%
 ## The worst mistakes
 
-The ones that it was surest of. Look for wrong labels, two things in one photo, and backgrounds that give a class away.
+Those in which the wrong answer beat the true class by most: what the item is, what the model said and how probable
+it found that. Look for wrong labels, two things in one photo, and backgrounds that give a class away.
 %%
 keep_plot(plot_gallery(worst_mistakes(run.results, split)), 'worst_mistakes')
 %%
@@ -119,6 +121,7 @@ balance(run.items)
 %%
 The recipe, to run it again.
 %%
+pd.set_option('display.max_colwidth', None)
 pd.Series(vars(run.recipe), name='value').to_frame()
 %%
 And how long it took, in seconds.
@@ -144,7 +147,21 @@ def _to_html(nb):
     exporter = HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, **nothing_fetched)
     return exporter.from_notebook_node(nb, dict(metadata=dict(name='report')))[0]
 
-# %% ../../nbs/46_analysis.report.ipynb #76ece583
+# %% ../../nbs/46_analysis.report.ipynb #c99b5da4
+def _sure_text(at):
+    "What the line between sure and not sure means"
+    if at>1: return 'There are too few validation items, or too many mistakes among them, for this model to be sure of anything.'
+    return f'On the validation items, answers above {at:.2f} were right so often that their true rate is at least 90 %, with 95 % confidence.'
+
+# %% ../../nbs/46_analysis.report.ipynb #8649bde3
+def _keep_old(path):
+    "Move an existing file to the first free name beside it"
+    if not path.exists(): return
+    free = next(p for i in range(1, 10_000) if not (p := path.with_name(f'{path.stem}-{i}{path.suffix}')).exists())
+    path.rename(free)
+    log.info('the report that was there is now %s', free)
+
+# %% ../../nbs/46_analysis.report.ipynb #bdca851b
 def report(
     run:Run # A finished run
 )->Path: # `report.html`, with `report.ipynb` and `plots/` beside it
@@ -154,12 +171,13 @@ def report(
     from nbclient.exceptions import CellExecutionError
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
     recipe,split = run.recipe,'test' if 'test' in run.metrics else 'valid'
-    text = REPORT.format(name=recipe.name, about=recipe.about, sure=run.labels['sure_above'], split=split)
+    text = REPORT.format(name=recipe.name, about=recipe.about, sure=_sure_text(run.labels['sure_above']), split=split)
     cells = [s.strip() for s in text.split('%%\n')]
     nb = new_notebook(cells=[(new_code_cell if i%2 else new_markdown_cell)(s) for i,s in enumerate(cells)])
     here = dict(metadata=dict(path=str(run.path)))
     try: NotebookClient(nb, timeout=600, kernel_name='python3', extra_arguments=['--log-level=40'], resources=here).execute()
     except CellExecutionError as e: raise WorkbookError(f'the report of {run.path} stopped: {e.ename}: {e.evalue}') from e
+    _keep_old(run.path/'report.ipynb')
     write_text(run.path/'report.ipynb', nbformat.writes(nb))
     write_text(run.path/'report.html', _to_html(nb))
     log.info('report in %s', run.path/'report.html')

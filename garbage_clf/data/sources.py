@@ -20,27 +20,34 @@ from ..core import WorkbookError, cache_dir, lock, log, progress, whole_folder
 COLUMNS = ['image','text','label','split','group']
 SPLITS = {'train':'train', 'training':'train', 'valid':'valid', 'val':'valid', 'validation':'valid', 'test':'test'}
 
-# %% ../../nbs/10_data.sources.ipynb #c595358f
+# %% ../../nbs/10_data.sources.ipynb #b292bee0
 def to_items(
     rows # Anything `pd.DataFrame` takes, with some of `COLUMNS`
 )->pd.DataFrame: # All of `COLUMNS` in order, as strings or NA
     "Bring rows into the form that everything else expects"
-    df = pd.DataFrame(rows).reindex(columns=COLUMNS).astype('string').replace('', pd.NA)
+    df = pd.DataFrame(rows).reindex(columns=COLUMNS).astype('string')
+    df = df.assign(label=df.label.str.strip()).replace('', pd.NA)
     odd = set(df.split.dropna().str.lower()) - set(SPLITS)
     if odd: raise WorkbookError(f'split {sorted(odd)[0]!r} is not known: use train, valid and test')
+    for p in df.image.dropna():
+        if not p.isprintable(): raise WorkbookError(f'the file name {p!r} cannot be written down as text: rename the file')
     return df.assign(split=df.split.str.lower().map(SPLITS).astype('string')).reset_index(drop=True)
 
 # %% ../../nbs/10_data.sources.ipynb #b726ff56
 PHOTO_ENDINGS = {'.jpg','.jpeg','.png','.webp','.bmp','.gif','.tif','.tiff'}
 
-# %% ../../nbs/10_data.sources.ipynb #8b432219
+# %% ../../nbs/10_data.sources.ipynb #bfafef29
+def _files(folder):
+    "The files in a folder at any depth, sorted, without hidden ones"
+    visible = lambda p: not any(o.startswith(('.','__MACOSX')) for o in p.relative_to(folder).parts)
+    return sorted(p for p in Path(folder).rglob('*') if visible(p) and p.is_file())
+
+# %% ../../nbs/10_data.sources.ipynb #2100bec7
 def find_photos(
     folder:Path|str # Where to look, at any depth
 )->list[Path]: # Sorted, hidden ones left out
     "The photos in a folder"
-    visible = lambda p: not any(o.startswith(('.','__MACOSX')) for o in p.relative_to(folder).parts)
-    photos = (p for p in Path(folder).rglob('*') if p.suffix.lower() in PHOTO_ENDINGS)
-    return sorted(p for p in photos if visible(p) and p.is_file())
+    return [p for p in _files(folder) if p.suffix.lower() in PHOTO_ENDINGS]
 
 # %% ../../nbs/10_data.sources.ipynb #09b7c6f5
 def _class_rows(folder, split=None):
@@ -48,7 +55,17 @@ def _class_rows(folder, split=None):
     classes = [c for c in sorted(Path(folder).iterdir()) if c.is_dir() and not c.name.startswith(('.','__MACOSX'))]
     return [dict(image=str(p), label=c.name, split=split) for c in classes for p in find_photos(c)]
 
-# %% ../../nbs/10_data.sources.ipynb #b02a4e3d
+# %% ../../nbs/10_data.sources.ipynb #384c5a34
+def _say_left_out(folder, rows):
+    "Log what lies in a folder and is in no row"
+    used = {r['image'] for r in rows}
+    rest = [p for p in _files(folder) if str(p) not in used]
+    if not rest: return
+    kinds = pd.Series([p.suffix.lower() or 'no ending' for p in rest]).value_counts()
+    log.warning('%d files in %s are left out (%s): photos need a class folder and one of the endings %s',
+        len(rest), folder, ', '.join(f'{n} {k}' for k,n in kinds.items()), ' '.join(sorted(PHOTO_ENDINGS)))
+
+# %% ../../nbs/10_data.sources.ipynb #a219bd98
 def from_folder(
     folder:Path|str # Holds class folders, or `train`, `valid`, `test` that hold them
 )->pd.DataFrame: # Items
@@ -62,8 +79,7 @@ def from_folder(
         raise WorkbookError(
             f'no photos in {folder}: it should hold one folder for each class, with photos '
             f'({" ".join(sorted(PHOTO_ENDINGS))}) inside')
-    outside = len(find_photos(folder))-len(rows)
-    if outside: log.warning('%d photos in %s lie in no class folder: left out', outside, folder)
+    _say_left_out(folder, rows)
     return to_items(rows)
 
 # %% ../../nbs/10_data.sources.ipynb #c77c71e4

@@ -203,7 +203,7 @@ def weights_table()->'pd.DataFrame': # One row a backbone
 # %% ../../nbs/20_models.core.ipynb #b99831b7
 BACKBONES = {'mobilenet_v2':'mobilenet', 'efficientnet_lite0':'efficientnet', 'efficientnet_b0':'efficientnet'}
 
-# %% ../../nbs/20_models.core.ipynb #c4a52853
+# %% ../../nbs/20_models.core.ipynb #a46cc3a8
 def choose(
     name:str, # What was asked for
     table, # The names there are
@@ -213,7 +213,8 @@ def choose(
     from difflib import get_close_matches
     if name in table: return name
     near = get_close_matches(str(name), list(table), n=1)
-    raise WorkbookError(f'no {what} {name!r}{f": did you mean {near[0]!r}?" if near else ""} There are {", ".join(table)}')
+    hint = f'did you mean {near[0]!r}? ' if near else ''
+    raise WorkbookError(f'no {what} {name!r}: {hint}There are {", ".join(table)}')
 
 # %% ../../nbs/20_models.core.ipynb #efc6b7f8
 def build_model(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KeepBest', 'Autocast', 'Augment', 'EpochStats', 'training_state', 'restore_state', 'Checkpoint']
 
-# %% ../../nbs/32_train.callbacks.ipynb #8fbd04cb
+# %% ../../nbs/32_train.callbacks.ipynb #975489ae
 import json, math, random, time
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ..models.core import autocast
 import numpy as np, torch
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
 from fastai.callback.tracker import TrackerCallback
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 # %% ../../nbs/32_train.callbacks.ipynb #f5be60aa
 class KeepBest(TrackerCallback):
@@ -126,25 +126,29 @@ def restore_state(
     learn.epoch_stats.rows[:] = state['rows']
     _set_generators(learn, tensors, state['rng'])
 
-# %% ../../nbs/32_train.callbacks.ipynb #195c33ce
+# %% ../../nbs/32_train.callbacks.ipynb #ebc71cdb
 class Checkpoint(Callback):
     "Save the state of a training after each epoch; go on from it if it is there"
     order = 65
     def __init__(self,
         path:Path|str, # One file, usually last/state.safetensors in a run
-        of:str='' # What the state belongs to
-    ): self.path,self.of,self.start,self.trouble = Path(path),of,0,''
+        of:dict=None # What the state belongs to: names and values that go into JSON
+    ): self.path,self.of,self.start,self.trouble = Path(path),of or {},0,''
 
     def before_fit(self):
         if not self.path.exists(): return
-        with safe_open(self.path, 'pt') as f:
-            tensors,state = {k: f.get_tensor(k) for k in f.keys()},json.loads(f.metadata()['state'])
-        if state['of']!=self.of:
-            self.trouble = f'{self.path} belongs to another recipe or to other items'
-            raise CancelFitException
+        try:
+            with safe_open(self.path, 'pt') as f: tensors,state = {k: f.get_tensor(k) for k in f.keys()},json.loads(f.metadata()['state'])
+        except (SafetensorError,TypeError,ValueError): self._stop('is damaged')
+        other = [k for k in self.of if state['of'].get(k)!=self.of[k]]
+        if other: self._stop(f'belongs to a training with other {", ".join(other)}')
         restore_state(self.learn, tensors, state)
         self.start = state['epoch']+1
         log.info('going on after epoch %d', self.start)
+
+    def _stop(self, why):
+        self.trouble = f'{self.path} {why}'
+        raise CancelFitException
 
     def before_epoch(self):
         if self.epoch<self.start: raise CancelEpochException

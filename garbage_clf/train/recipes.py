@@ -14,7 +14,7 @@ from pathlib import Path
 from ..core import WorkbookError, write_json
 from ..models.core import choose
 
-# %% ../../nbs/30_train.recipes.ipynb #232d999a
+# %% ../../nbs/30_train.recipes.ipynb #d548f167
 @dataclass(frozen=True)
 class Recipe:
     "Every choice of one training"
@@ -33,7 +33,7 @@ class Recipe:
     label_smoothing:float=0. # Share of the truth given to the other classes
     augment:bool=False # Flip, turn, zoom and relight training photos, afresh in each epoch
     monitor:str='valid_loss' # What the best epoch is best in: `valid_loss` or `valid_accuracy`
-    seed:int=42 # Start of all random numbers
+    seed:int=42 # Start of all random numbers in training; the split does not depend on it
 
 # %% ../../nbs/30_train.recipes.ipynb #f9b563db
 RECIPES = {r.name: r for r in [
@@ -64,8 +64,8 @@ def _cast(name, value, kind):
         return kind(value)
     except ValueError as e: raise WorkbookError(f'{name} {value!r} is not {KINDS[kind]}') from e
 
-# %% ../../nbs/30_train.recipes.ipynb #175e2f61
-LIMITS = dict(size=(32,2048), epochs=(1,10_000), batch_size=(1,65_536), lr=(1e-8,10), weight_decay=(0,10),
+# %% ../../nbs/30_train.recipes.ipynb #56d41692
+LIMITS = dict(size=(32,2048), epochs=(1,10_000), batch_size=(2,65_536), lr=(1e-8,10), weight_decay=(0,10),
     hidden=(0,65_536), dropout=(0,.95), label_smoothing=(0,.9), seed=(0,2**32-1))
 
 # %% ../../nbs/30_train.recipes.ipynb #027430d5

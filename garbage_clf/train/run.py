@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Run', 'load_model', 'results_table', 'results_metrics', 'fit', 'evaluate']
 
-# %% ../../nbs/33_train.run.ipynb #0b1aea56
+# %% ../../nbs/33_train.run.ipynb #426ac3f1
 import hashlib, json, shutil, time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +18,15 @@ import torch
 from ..analysis.metrics import classification_metrics, confusion, sure_above
 from ..core import WorkbookError, in_notebook, log, log_to, pick_device, seed_everything, write_json, write_tensors, write_text
 from ..data.images import load_pixels
-from ..data.splits import check_trainable, split
+from ..data.splits import check_trainable, group_copies, split
 from ..models.core import ImageClassifier, build_model, forward_all, param_groups
 from .recipes import Recipe, load_recipe, save_recipe
 
-# %% ../../nbs/33_train.run.ipynb #ac906490
+# %% ../../nbs/33_train.run.ipynb #8bb258f9
 class Run:
     "The folder that one training leaves"
-    def __init__(self, path:str|Path): # A folder with `recipe.json` and `model.safetensors`
-        self.path = Path(path)
+    def __init__(self, path:'str|Path|Run'): # A folder with `recipe.json` and `model.safetensors`
+        self.path = Path(getattr(path, 'path', path))
         missing = [f for f in ('recipe.json','labels.json','model.safetensors') if not (self.path/f).is_file()]
         if missing: raise WorkbookError(f'{path} is not a finished run: it has no {missing[0]}')
 
@@ -34,8 +34,12 @@ class Run:
         names = sorted(p.name+'/'*p.is_dir() for p in self.path.iterdir() if not p.name.startswith('.'))
         return f'Run {self.path.resolve().name}: {", ".join(names)}'
 
-    def _json(self, name): return json.loads((self.path/name).read_text(encoding='utf-8'))
-    def _csv(self, name, **kw): return pd.read_csv(self.path/name, encoding='utf-8', keep_default_na=False, na_values=[''], **kw)
+    def _read(self, name, how):
+        try: return how(self.path/name)
+        except (OSError,ValueError) as e: raise WorkbookError(f'cannot read {self.path/name}: {" ".join(str(e).split())}') from e
+
+    def _json(self, name): return self._read(name, lambda p: json.loads(p.read_text(encoding='utf-8')))
+    def _csv(self, name, **kw): return self._read(name, lambda p: pd.read_csv(p, keep_default_na=False, na_values=[''], **kw))
 
     @cached_property
     def recipe(self)->Recipe: "How it was trained"; return load_recipe(self.path/'recipe.json')
@@ -143,6 +147,15 @@ def _new_folder(out, resume):
             f'only {free:.0f} MB are free at {out}, and a run takes up to 100: free some space or choose another --out')
     return out
 
+# %% ../../nbs/33_train.run.ipynb #22a8285e
+@contextmanager
+def _alone(out):
+    "Keep a second training out of the same folder"
+    from filelock import FileLock, Timeout
+    try:
+        with FileLock(out/'.lock', timeout=0): yield
+    except Timeout as e: raise WorkbookError(f'another training is writing to {out}: choose another --out') from e
+
 # %% ../../nbs/33_train.run.ipynb #663a5cf7
 def _decode(items, size):
     "Pixels of all items, or an error that names the photos that cannot be read"
@@ -174,17 +187,18 @@ def _write_run(out, recipe, items, model, stats, results, seconds):
     write_tensors(out/'model.safetensors', model.state_dict())
     save_recipe(recipe, out/'recipe.json')
 
-# %% ../../nbs/33_train.run.ipynb #4abc96b1
+# %% ../../nbs/33_train.run.ipynb #c7363565
 def _checkpoint(out, recipe, items):
     "Where the state of a training is kept, marked with what it belongs to"
     from garbage_clf.train.callbacks import Checkpoint
-    what = json.dumps(asdict(recipe)) + items.to_csv(index=False)
-    return Checkpoint(out/'last'/'state.safetensors', of=hashlib.sha256(what.encode()).hexdigest())
+    digest = hashlib.sha256(items.to_csv(index=False).encode()).hexdigest()
+    return Checkpoint(out/'last'/'state.safetensors', of=dict(asdict(recipe), items=digest))
 
-# %% ../../nbs/33_train.run.ipynb #e2dc0391
+# %% ../../nbs/33_train.run.ipynb #8b4b4920
 def _fit(items, recipe, out, device):
     "`fit` with a folder, a log and a device"
     start = time.time()
+    items = group_copies(items)
     check_trainable(items)
     items = split(items)
     check_trainable(items)
@@ -202,7 +216,7 @@ def _fit(items, recipe, out, device):
     seconds = dict(load=loaded-start, fit=fitted-loaded, evaluate=time.time()-fitted)
     _write_run(out, recipe, items, model, stats, results, {k:round(v, 2) for k,v in seconds.items()})
 
-# %% ../../nbs/33_train.run.ipynb #32a8d7d8
+# %% ../../nbs/33_train.run.ipynb #aeab745d
 def fit(
     items:pd.DataFrame, # With labels; a split is kept, or made
     recipe:Recipe, # What to do
@@ -212,7 +226,7 @@ def fit(
 )->Run: # Finished and judged
     "Train on items by a recipe, keep the best epoch, judge it, and write it all down"
     device,out = pick_device(device),_new_folder(out, resume)
-    with log_to(out/'log.txt'):
+    with _alone(out), log_to(out/'log.txt'):
         seed_everything(recipe.seed)
         _fit(items, recipe, out, device)
         log.info('written to %s', out)
@@ -232,13 +246,14 @@ def _held_out(run, items):
         raise WorkbookError(f'label {odd.iloc[0]!r} is not one of the classes of this run ({", ".join(run.labels["classes"])})')
     return held
 
-# %% ../../nbs/33_train.run.ipynb #cbdac2de
+# %% ../../nbs/33_train.run.ipynb #19614851
 def evaluate(
-    run:Run, # A finished run
+    run:Run|str|Path, # A finished run
     items:pd.DataFrame=None, # With labels; none for what the run held out
     device:str='auto' # 'auto', 'cpu', 'cuda', 'mps'
 )->tuple[dict,pd.DataFrame]: # Figures by split, and the table of results
     "Judge a run's model"
+    run = Run(run)
     held,classes = _held_out(run, run.items if items is None else items),run.labels['classes']
     x = _decode(held, run.labels['size'])
     scores = forward_all(load_model(run), x, pick_device(device), run.recipe.batch_size)
