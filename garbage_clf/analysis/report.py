@@ -17,7 +17,7 @@ from .metrics import wilson
 from ..core import WorkbookError, log, write_text
 from ..train.run import Run
 
-# %% ../../nbs/46_analysis.report.ipynb #aee08227
+# %% ../../nbs/46_analysis.report.ipynb #2f892dcf
 def plot_curves(
     run:Run # A finished run
 )->plt.Figure:
@@ -25,6 +25,8 @@ def plot_curves(
     stats,monitor = run.stats,run.recipe.monitor
     best = stats.val_loss.idxmin() if monitor=='valid_loss' else stats.val_accuracy.idxmax()
     fig,axs = plt.subplots(1, 2, figsize=(8,2.8), constrained_layout=True)
+    n = run.items.split.value_counts()
+    fig.suptitle(f'{n["train"]:,} train and {n["valid"]:,} valid items', fontsize=10)
     for ax,what,title in zip(axs, ('loss','accuracy'), ('Loss (cross-entropy)','Accuracy (share right)')):
         ax.plot(stats.epoch, stats[f'train_{what}'], marker='.', label='train', color='#94a3b8')
         ax.plot(stats.epoch, stats[f'val_{what}'], marker='.', label='valid', color=(0,.45,.70))
@@ -147,11 +149,12 @@ def _to_html(nb):
     exporter = HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, **nothing_fetched)
     return exporter.from_notebook_node(nb, dict(metadata=dict(name='report')))[0]
 
-# %% ../../nbs/46_analysis.report.ipynb #c99b5da4
+# %% ../../nbs/46_analysis.report.ipynb #0d38018f
 def _sure_text(at):
     "What the line between sure and not sure means"
     if at>1: return 'There are too few validation items, or too many mistakes among them, for this model to be sure of anything.'
-    return f'On the validation items, answers above {at:.2f} were right so often that their true rate is at least 90 %, with 95 % confidence.'
+    return (f'On the validation items, answers above {at:.2f} were right so often that their true rate is at least 90 %, with '
+        '95 % confidence or a little less, since the line was drawn on the same items. The table shows how it held.')
 
 # %% ../../nbs/46_analysis.report.ipynb #8649bde3
 def _keep_old(path):

@@ -84,7 +84,7 @@ def plot_photo_facts(
     sns.despine()
     return fig
 
-# %% ../../nbs/13_data.explore.ipynb #dea78097
+# %% ../../nbs/13_data.explore.ipynb #cd32844a
 def montage(
     items:pd.DataFrame, # With photos and labels
     n:int=8, # Photos a class
@@ -98,6 +98,7 @@ def montage(
         for ax,path in zip(row, have.sample(min(n, len(have)), random_state=seed).image): ax.imshow(load_image(path, 128))
         for ax in row: ax.set(xticks=[], yticks=[]); sns.despine(ax=ax, left=True, bottom=True)
         row[0].set_ylabel(c, rotation=0, ha='right', va='center')
+    fig.suptitle(f'{n} photos a class, of {items.image.notna().sum():,} in all', fontsize=10)
     fig.tight_layout(pad=.2)
     return fig
 

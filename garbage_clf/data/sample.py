@@ -6,7 +6,7 @@
 __all__ = ['SIZE', 'CANVAS', 'PALETTE', 'MATERIALS', 'NAMES', 'LOOKS', 'PLAIN', 'ADJECTIVES', 'FLOORS', 'noise', 'texture', 'Pen',
            'sprite', 'render', 'draw_sample', 'sample_items']
 
-# %% ../../nbs/11_data.sample.ipynb #38b470b5
+# %% ../../nbs/11_data.sample.ipynb #8d5101a2
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np, pandas as pd
 from PIL import Image, ImageDraw, ImageFilter
 
 from ..core import cache_dir, log, progress, whole_folder, write_text
-from .sources import from_csv, to_items
+from .sources import from_csv
 
 # %% ../../nbs/11_data.sample.ipynb #158a89df
 SIZE,CANVAS = 192,320 # Pixels of a finished picture, and of the canvas that an item is drawn on

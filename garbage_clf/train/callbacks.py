@@ -42,7 +42,7 @@ class Autocast(Callback):
         self.cast.__exit__(None, None, None)
         self.learn.pred = self.pred.float()
 
-# %% ../../nbs/32_train.callbacks.ipynb #b01127b7
+# %% ../../nbs/32_train.callbacks.ipynb #369d15ce
 class Augment(Callback):
     "Flip, turn, zoom and relight training photos"
     order = 5
@@ -53,7 +53,6 @@ class Augment(Callback):
 
     def before_batch(self):
         if not self.training: return
-        from fastai.torch_core import TensorBase
         from fastai.vision.core import TensorImage
         xb = self.tfms(TensorImage(self.xb[0].float()/255))
         self.learn.xb = (255*xb.as_subclass(torch.Tensor).clamp(0,1),)

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['expand', 'Prediction', 'bins_of', 'Predictor', 'predict']
 
-# %% ../../nbs/50_use.predict.ipynb #e54b2451
+# %% ../../nbs/50_use.predict.ipynb #d42277fc
 import glob, math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..bins import read_rules, to_bin
-from ..core import WorkbookError, log, pick_device
+from ..core import log, pick_device
 from ..data.images import load_pixels
 from ..data.sources import find_photos
 from ..models.core import forward_all
@@ -27,7 +27,7 @@ def expand(
         return sorted(glob.glob(p, recursive=True)) or [p] if glob.has_magic(p) and not Path(p).exists() else [p]
     return [f for p in paths for f in one(str(p))]
 
-# %% ../../nbs/50_use.predict.ipynb #fc88befd
+# %% ../../nbs/50_use.predict.ipynb #66956380
 @dataclass
 class Prediction:
     "What a model says about one item"
@@ -41,7 +41,8 @@ class Prediction:
 
     def to_dict(self)->dict: # Ready for JSON
         "Without what is empty"
-        return {k:v for k,v in asdict(self).items() if k=='sure' and not self.error or v and v==v and k!='sure'}
+        if self.error: return dict(image=self.image, error=self.error)
+        return {k:v for k,v in asdict(self).items() if v not in ('',{})}
 
 # %% ../../nbs/50_use.predict.ipynb #ebd337b1
 def bins_of(
