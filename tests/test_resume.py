@@ -6,11 +6,11 @@ from garbage_clf.data.sample import sample_items
 CODE = '''
 import logging, sys
 logging.basicConfig(level=logging.INFO, format='%(message)s')
-from garbage_clf.data.sources import from_csv
+from garbage_clf.data.sources import from_table
 from garbage_clf.train.recipes import get_recipe
 from garbage_clf.train.run import fit
 recipe = get_recipe('mobilenet', pretrained=False, size=32, epochs=6, batch_size=32)
-fit(from_csv(sys.argv[1]), recipe, sys.argv[2], device='cpu', resume='resume' in sys.argv)
+fit(from_table(sys.argv[1]), recipe, sys.argv[2], device='cpu', resume='resume' in sys.argv)
 '''
 
 

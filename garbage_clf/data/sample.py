@@ -6,7 +6,7 @@
 __all__ = ['SIZE', 'CANVAS', 'PALETTE', 'MATERIALS', 'NAMES', 'LOOKS', 'PLAIN', 'ADJECTIVES', 'FLOORS', 'noise', 'texture', 'Pen',
            'sprite', 'render', 'draw_sample', 'sample_items']
 
-# %% ../../nbs/11_data.sample.ipynb #8d5101a2
+# %% ../../nbs/11_data.sample.ipynb #47c27eba
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np, pandas as pd
 from PIL import Image, ImageDraw, ImageFilter
 
 from ..core import cache_dir, log, progress, whole_folder, write_text
-from .sources import from_csv
+from .sources import from_table
 
 # %% ../../nbs/11_data.sample.ipynb #158a89df
 SIZE,CANVAS = 192,320 # Pixels of a finished picture, and of the canvas that an item is drawn on
@@ -441,7 +441,7 @@ def draw_sample(
     with ThreadPoolExecutor() as ex: rows = list(progress(ex.map(one, range(n)), total=n, desc='drawing the sample'))
     write_text(folder/'items.csv', pd.DataFrame(rows)[['image','text','label','split']].to_csv(index=False))
 
-# %% ../../nbs/11_data.sample.ipynb #4902ccf2
+# %% ../../nbs/11_data.sample.ipynb #9ae046e0
 def sample_items(
     n:int=720, # Number of items
     seed:int=0 # The same seed draws the same pictures
@@ -451,4 +451,4 @@ def sample_items(
     if not folder.exists():
         log.info('drawing %d sample pictures into %s', n, folder)
         with whole_folder(folder) as new: new and draw_sample(new, n, seed)
-    return from_csv(folder/'items.csv')
+    return from_table(folder/'items.csv')

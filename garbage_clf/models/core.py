@@ -7,7 +7,7 @@ __all__ = ['WEIGHTS', 'BACKBONES', 'Normalize', 'Backbone', 'ImageClassifier', '
            'forward_all', 'WeightFile', 'find_weights', 'get_weights', 'load_weights', 'weights_table', 'choose',
            'build_model']
 
-# %% ../../nbs/20_models.core.ipynb #3f388dbe
+# %% ../../nbs/20_models.core.ipynb #9d01cafe
 import os, subprocess, sys, tempfile, zipfile
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..core import WorkbookError, atomic, cache_dir, log, progress
-from ..data.sources import download, sha256
+from ..data.download import download, sha256
 
 # %% ../../nbs/20_models.core.ipynb #36ec3fc5
 class Normalize(nn.Module):

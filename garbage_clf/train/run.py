@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Run', 'load_model', 'results_table', 'results_metrics', 'fit', 'evaluate']
 
-# %% ../../nbs/33_train.run.ipynb #426ac3f1
+# %% ../../nbs/33_train.run.ipynb #113c9eff
 import hashlib, json, shutil, time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -17,8 +17,10 @@ import torch
 
 from ..analysis.metrics import classification_metrics, confusion, sure_above
 from ..core import WorkbookError, in_notebook, log, log_to, pick_device, seed_everything, write_json, write_tensors, write_text
+from ..data.duplicates import group_duplicates
 from ..data.images import load_pixels
-from ..data.splits import check_trainable, group_copies, split
+from ..data.sources import COLUMNS
+from ..data.splits import check_trainable, split
 from ..models.core import ImageClassifier, build_model, forward_all, param_groups
 from .recipes import Recipe, load_recipe, save_recipe
 
@@ -194,13 +196,13 @@ def _checkpoint(out, recipe, items):
     digest = hashlib.sha256(items.to_csv(index=False).encode()).hexdigest()
     return Checkpoint(out/'last'/'state.safetensors', of=dict(asdict(recipe), items=digest))
 
-# %% ../../nbs/33_train.run.ipynb #8b4b4920
+# %% ../../nbs/33_train.run.ipynb #8cce4b5a
 def _fit(items, recipe, out, device):
     "`fit` with a folder, a log and a device"
     start = time.time()
-    items = group_copies(items)
+    items = group_duplicates(items)[COLUMNS]
     check_trainable(items)
-    items = split(items)
+    items = split(items).reset_index(drop=True)
     check_trainable(items)
     classes = sorted(items.label.unique())
     parts = items.split.value_counts().to_dict()
