@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LEVELS', 'BROKEN', 'ENDINGS', 'PAGE', 'Finding', 'check_files', 'check_photos', 'check_copies', 'check_leaks',
            'text_ceiling', 'seen_texts', 'check_texts', 'predicted_by', 'check_columns', 'check_labels', 'check_splits',
-           'Audit', 'audit', 'short_name', 'audit_page']
+           'Audit', 'audit', 'audit_page', 'broken']
 
-# %% ../../nbs/12_data.audit.ipynb #277fe4d3
+# %% ../../nbs/12_data.audit.ipynb #2e7e7a0d
 import base64, io, json, os, re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..analysis.metrics import wilson
 from ..core import WorkbookError, write_json, write_text
 from .duplicates import ALIKE, PLAIN, duplicate_groups, near_pairs, plain_words
 from .facts import photo_facts
+from .sources import COLUMNS, short_name
 from .splits import leaking
 
 # %% ../../nbs/12_data.audit.ipynb #61dc76d5
@@ -205,10 +206,9 @@ def predicted_by(
         right += int((said==d.l[fold==k]).sum())
     return right/len(d)
 
-# %% ../../nbs/12_data.audit.ipynb #00968d02
+# %% ../../nbs/12_data.audit.ipynb #500c4ba1
 def _carried(items, facts):
     "Columns that are no part of an item, and what photos carry besides their picture"
-    from garbage_clf.data.sources import COLUMNS
     other = {f'column {c}': items[c] for c in items.columns if c not in COLUMNS and c!='label_idx'}
     f = facts[facts.error.isna()].reindex(items.index)
     size = f.width.astype('string')+' x '+f.height.astype('string')
@@ -293,7 +293,16 @@ def check_splits(
         found.append(Finding('warning', 'unequal splits', len(d), says, table((t/t.sum()).round(3))))
     return found
 
-# %% ../../nbs/12_data.audit.ipynb #3417a9d8
+# %% ../../nbs/12_data.audit.ipynb #05b73465
+def _examples(rows, most=4):
+    "The first few of what a finding is about, as a line of text"
+    columns = [c for c in ('image','image 2') if c in rows] or [c for c in ('text','label') if c in rows and 'items' in rows][:1]
+    if not len(rows) or not columns: return ''
+    some = rows[columns + (['items'] if columns[0]=='label' else [])][:most].dropna(axis=1, how='all').to_dict('records')
+    names = [(' = ' if 'image 2' in r else ' ').join(short_name(v) if c.startswith('image') else str(v) for c,v in r.items()) for r in some]
+    return '\n'+' '*9+', '.join(names)+(f' and {len(rows)-most:,} more' if len(rows)>most else '')
+
+# %% ../../nbs/12_data.audit.ipynb #75dd920b
 class Audit:
     "What was found in some items: prints as a table, shows as a gallery, saves as a page"
     def __init__(self,
@@ -323,7 +332,7 @@ class Audit:
         return hit
 
     def __repr__(self):
-        lines = [f'{f.level:8} {f.kind} ({f.n:,}): {f.says}' for f in self.findings]
+        lines = [f'{f.level:8} {f.kind} ({f.n:,}): {f.says}{_examples(f.rows)}' for f in self.findings]
         return '\n'.join([self.title, *lines])
 
 # %% ../../nbs/12_data.audit.ipynb #41f66ffe
@@ -350,13 +359,6 @@ PAGE = """<style>.audit {font: 14px/1.45 system-ui, sans-serif; max-width: 70em}
 {% if f.more %}<p>and {{ '{:,}'.format(f.more) }} more</p>{% endif %}{% endfor %}
 {% if bars %}<h3>Where the line is</h3><p>Pairs of photos by likeness, 0.5 to 1; those at {{ line }} or above are taken for the same thing.</p>
 <svg width="520" height="120" role="img">{% for b in bars %}<rect x="{{ b.x }}" y="{{ 100-b.h }}" width="18" height="{{ b.h }}" fill="{{ '#b3261e' if b.alike else '#94a3b8' }}"><title>{{ b.n }} pairs</title></rect><text x="{{ b.x }}" y="115" font-size="9" fill="currentColor">{{ b.at }}</text>{% endfor %}</svg>{% endif %}</div>"""
-
-# %% ../../nbs/12_data.audit.ipynb #6418116a
-def short_name(
-    path:str # A photo's path
-)->str: # Its folder and name
-    "A path as people talk of it"
-    return '/'.join(str(path).replace('\\', '/').split('/')[-2:])
 
 # %% ../../nbs/12_data.audit.ipynb #7ca64d8e
 def _picture(path, height=90):
@@ -436,12 +438,12 @@ def corrections(self:Audit)->pd.DataFrame: # image, text, label, action, reason
     out = pd.concat([rows, more[~more.image.isin(rows.image.dropna())]], ignore_index=True).astype('string')
     return out.assign(image=_from_root(out.image, self.items.image))
 
-# %% ../../nbs/12_data.audit.ipynb #19e21a89
+# %% ../../nbs/12_data.audit.ipynb #e17570b8
 @patch
 def save(self:Audit,
-    folder:Path|str # Where to; files of the same name are replaced
+    folder:Path|str # Where to; an older audit in it is replaced
 ):
-    "Write audit.html, audit.json and corrections.csv"
+    "Write audit.html, audit.json and corrections.csv, or corrections-proposed.csv beside one that is there"
     folder = Path(folder)
     html = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Audit</title></head><body>{audit_page(self)}</body></html>'
     write_text(folder/'audit.html', html)
@@ -450,4 +452,13 @@ def save(self:Audit,
         return json.loads(f.rows.assign(**files).to_json(orient='records'))
     found = [dict(level=f.level, kind=f.kind, n=f.n, says=f.says, rows=rows(f)) for f in self.findings]
     write_json(folder/'audit.json', dict(title=self.title, items=len(self.items), findings=found))
-    write_text(folder/'corrections.csv', self.corrections().to_csv(index=False))
+    mine = folder/'corrections.csv' # Perhaps edited by now: it stays
+    write_text(folder/'corrections-proposed.csv' if mine.exists() else mine, self.corrections().to_csv(index=False))
+
+# %% ../../nbs/12_data.audit.ipynb #5823ea64
+def broken(
+    result:Audit # What was found
+)->pd.DataFrame: # The items that cannot be used, with the reason, and their index
+    "Items that no training can use"
+    rows = [f.rows.assign(reason=f.kind)[['reason']] for f in result.findings if f.kind in (*BROKEN, 'nothing there')]
+    return result.items[[]].join(pd.concat(rows)).dropna() if rows else result.items[:0].assign(reason='')[['reason']]

@@ -44,12 +44,12 @@ def sharpness(
         return int(np.searchsorted(counts, .999*counts[-1]))
     return strongest(1)/(strongest(8)+2)
 
-# %% ../../nbs/12_data.facts.ipynb #54d04d97
+# %% ../../nbs/12_data.facts.ipynb #dc86af7a
 def _trouble(e):
     "The kind of an error that Pillow has raised"
     if isinstance(e, Image.DecompressionBombError): return 'too large'
     if isinstance(e, UnidentifiedImageError): return 'not an image'
-    return 'truncated' if any(w in str(e) for w in ('truncated','broken data stream','unrecognized data','Truncated','not enough')) else 'damaged'
+    return 'truncated' if any(w in str(e) for w in ('truncated','Truncated','not enough')) else 'damaged'
 
 # %% ../../nbs/12_data.facts.ipynb #dc969ed0
 def _header(im, content):
@@ -83,10 +83,10 @@ def read_facts(
             return dict(facts, **looks),hashes(grey),np.asarray(grey.resize((64,64), Image.BILINEAR, reducing_gap=3))
     except Exception as e: return dict(error=_trouble(e), why=' '.join(str(e).split())[:200].replace('<_io.BytesIO', '<file')),None,None
 
-# %% ../../nbs/12_data.facts.ipynb #bb43d013
+# %% ../../nbs/12_data.facts.ipynb #6b7da735
 def _database():
     "The facts that are known already"
-    path = cache_dir('facts-2.sqlite')
+    path = cache_dir('facts-1.sqlite')
     for _ in range(2):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

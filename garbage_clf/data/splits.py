@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['deal', 'leaking', 'split', 'folds', 'check_trainable']
 
-# %% ../../nbs/12_data.splits.ipynb #f89fde1f
+# %% ../../nbs/12_data.splits.ipynb #93beca6d
 from collections import Counter, defaultdict
 
 import numpy as np, pandas as pd
 
 from ..core import WorkbookError, log
 from .duplicates import contradictory
+from .sources import short_name
 
 # %% ../../nbs/12_data.splits.ipynb #bb480c2f
 def _groups(items):
@@ -58,13 +59,10 @@ def leaking(
     seen = lambda *parts: items.group.isin(items.group[items.split.isin(parts)].dropna()) & items.group.notna()
     return items[(items.split=='train') & seen('valid','test') | (items.split=='valid') & seen('test')]
 
-# %% ../../nbs/12_data.splits.ipynb #2220db85
-def _name(row): return str(row.text if pd.isna(row.image) else '/'.join(str(row.image).split('/')[-2:]))
-
-# %% ../../nbs/12_data.splits.ipynb #d4b891e4
+# %% ../../nbs/12_data.splits.ipynb #c960fba2
 def _leave_out(items, gone, why):
     "Items without some, each of them named in the log"
-    names = [f'{_name(r)} ({r.label})' for r in gone[:20].itertuples()] + ['...']*(len(gone)>20)
+    names = [f'{r.text if pd.isna(r.image) else short_name(r.image)} ({r.label})' for r in gone[:20].itertuples()] + ['...']*(len(gone)>20)
     if len(gone): log.warning('%d items are left out, %s: %s', len(gone), why, ', '.join(names))
     return items.drop(gone.index)
 
