@@ -102,8 +102,8 @@ def test_damaged_state(photos, tmp_path, capsys):
     fails(capsys, 'is damaged', 'train', photos, *FAST, '--out', tmp_path/'run', '--resume')
 
 def test_csv_without_column(tmp_path, capsys):
-    (tmp_path/'a.csv').write_text('photo,label\nx.jpg,glass\n')
-    fails(capsys, 'has no column `image`; it has photo, label', 'train', tmp_path/'a.csv')
+    (tmp_path/'a.csv').write_text('what,label\nx.jpg,glass\n')
+    fails(capsys, 'has no column for photos or texts; it has what, label', 'train', tmp_path/'a.csv')
 
 def test_csv_names_missing_photo(tmp_path, capsys):
     (tmp_path/'a.csv').write_text('image,label\n'+''.join(f'x{i}.jpg,{l}\n' for i in range(4) for l in 'ab'))
