@@ -118,7 +118,7 @@ def _look(path, db):
     facts,h,thumb = read_facts(content)
     return digest,json.dumps(facts),h if h is None else h.tobytes(),thumb if thumb is None else thumb.tobytes(),False
 
-# %% ../../nbs/12_data.facts.ipynb #1478cbdd
+# %% ../../nbs/12_data.facts.ipynb #7166c679
 def photo_facts(
     items:pd.DataFrame # With photos
 )->pd.DataFrame: # One row a photo, with the index of `items`: digest, error, why, format, width, ... hashes, thumb
@@ -126,7 +126,7 @@ def photo_facts(
     paths = items.image.dropna()
     db,rows,new = _database(),{},[]
     unique = list(dict.fromkeys(paths))
-    with ThreadPoolExecutor() as ex:
+    with ThreadPoolExecutor(os.cpu_count()) as ex:
         for path,(*row,known) in zip(unique, progress(ex.map(lambda p: _look(p, db), unique), total=len(unique), desc='looking at photos')):
             rows[path] = row
             if not known: new.append(row)
