@@ -141,13 +141,13 @@ def check_leaks(
         found.append(Finding('error', f'leak into {s}', len(late), says, _pair_rows(items, pairs)))
     return found
 
-# %% ../../nbs/12_data.audit.ipynb #4ca090e9
+# %% ../../nbs/12_data.audit.ipynb #4e8de1ab
 def text_ceiling(
     items:pd.DataFrame # With texts and labels
 )->float: # 0..1
     "Share of items that have the commonest label of their text: no model of the words alone can be right more often"
     d = items.dropna(subset=['text','label'])
-    return d.groupby('text').label.agg(lambda l: l.value_counts().iloc[0]).sum()/len(d) if len(d) else float('nan')
+    return d.groupby(['text','label']).size().groupby('text').max().sum()/len(d) if len(d) else float('nan')
 
 # %% ../../nbs/12_data.audit.ipynb #12ca6b38
 def seen_texts(
@@ -335,11 +335,12 @@ class Audit:
         lines = [f'{f.level:8} {f.kind} ({f.n:,}): {f.says}{_examples(f.rows)}' for f in self.findings]
         return '\n'.join([self.title, *lines])
 
-# %% ../../nbs/12_data.audit.ipynb #41f66ffe
+# %% ../../nbs/12_data.audit.ipynb #99743af6
 def audit(
     items:pd.DataFrame # Items from any source
 )->Audit:
     "Look for everything that makes figures false"
+    items = items.reset_index(drop=True)
     facts = photo_facts(items)
     pairs = near_pairs(facts)
     items = items.assign(group=duplicate_groups(items, facts, pairs))

@@ -121,17 +121,18 @@ def duplicate_groups(
     given = items.group.groupby(chain).transform('first').astype('string')
     return given.fillna(('same '+first).where(chain.duplicated(keep=False)))
 
-# %% ../../nbs/12_data.duplicates.ipynb #7169233f
+# %% ../../nbs/12_data.duplicates.ipynb #ed37e796
 def group_duplicates(
     items:pd.DataFrame # Items
 )->pd.DataFrame: # The same, with a group where items are alike
     "Give items that are alike a group of their own"
-    facts = photo_facts(items)
+    plain = items.reset_index(drop=True)
+    facts = photo_facts(plain)
     pairs = near_pairs(facts)
     copies,near = int(facts.digest[facts.error.isna()].duplicated(keep=False).sum()),int((pairs.likeness>=ALIKE).sum())
     if copies: log.info('%d photos are byte-identical to another one: they share a group', copies)
     if near: log.info('%d pairs of photos are nearly the same: they share a group', near)
-    return items.assign(group=duplicate_groups(items, facts, pairs))
+    return items.assign(group=duplicate_groups(plain, facts, pairs).array)
 
 # %% ../../nbs/12_data.duplicates.ipynb #640158ab
 def contradictory(

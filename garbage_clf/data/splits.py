@@ -74,9 +74,10 @@ def _report_leaks(items):
         n,seen = (items.split==s).sum(),((items.split==s) & items.group.isin(twins)).sum()
         if seen: log.warning('%d of %d %s items have a twin in what comes before: figures on them flatter, repair=True mends it', seen, n, s)
 
-# %% ../../nbs/12_data.splits.ipynb #19420cb2
+# %% ../../nbs/12_data.splits.ipynb #52d60f42
 def _check_split(items):
-    "Whether there is a split: all of one, or none"
+    "Whether all items have a split, or none of them"
+    if not items.index.is_unique: raise WorkbookError('several items have the same row number: number them anew with reset_index(drop=True)')
     missing = items.split.isna()
     if missing.any() and not missing.all():
         raise WorkbookError(
