@@ -7,8 +7,9 @@ __all__ = ['WEIGHTS', 'BACKBONES', 'Normalize', 'Backbone', 'ImageClassifier', '
            'forward_all', 'WeightFile', 'find_weights', 'get_weights', 'load_weights', 'weights_table', 'choose',
            'build_model']
 
-# %% ../../nbs/20_models.core.ipynb #9d01cafe
+# %% ../../nbs/20_models.core.ipynb #17e2aaf0
 import os, subprocess, sys, tempfile, zipfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -90,7 +91,7 @@ def autocast(
     else: has_bf16 = False
     return torch.autocast(kind, torch.bfloat16, enabled=has_bf16)
 
-# %% ../../nbs/20_models.core.ipynb #c837d9cb
+# %% ../../nbs/20_models.core.ipynb #dfcdb351
 @torch.inference_mode()
 def forward_all(
     net:nn.Module, # A backbone, a head or a classifier; left in evaluation mode
@@ -104,7 +105,7 @@ def forward_all(
     outs = []
     for i in progress(range(0, len(x), batch_size), desc='looking at photos, batch' if x.ndim==4 else 'scoring, batch'):
         xb = x[i:i+batch_size].to(device)
-        with autocast(device): outs.append(net(xb.flip(-1) if flip else xb).float().cpu())
+        with autocast(device) if x.ndim==4 else nullcontext(): outs.append(net(xb.flip(-1) if flip else xb).float().cpu())
     return torch.cat(outs)
 
 # %% ../../nbs/20_models.core.ipynb #26f45ed1

@@ -6,15 +6,16 @@
 __all__ = ['RECIPES', 'KINDS', 'LIMITS', 'PACKAGES', 'Recipe', 'recipes_table', 'change', 'get_recipe', 'save_recipe',
            'load_recipe']
 
-# %% ../../nbs/30_train.recipes.ipynb #c72f0e0c
+# %% ../../nbs/30_train.recipes.ipynb #a596ddcd
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from ..core import WorkbookError, write_json
+from ..data.augment import AUGMENTATIONS
 from ..models.core import choose
 
-# %% ../../nbs/30_train.recipes.ipynb #d548f167
+# %% ../../nbs/30_train.recipes.ipynb #0bd405fb
 @dataclass(frozen=True)
 class Recipe:
     "Every choice of one training"
@@ -31,11 +32,12 @@ class Recipe:
     hidden:int=256 # Width of the layer inside the head; 0 for a linear head
     dropout:float=.5 # Share of features that the head forgets in training
     label_smoothing:float=0. # Share of the truth given to the other classes
-    augment:bool=False # Flip, turn, zoom and relight training photos, afresh in each epoch
+    augment:str='none' # How training photos are changed, afresh in each epoch: one of `AUGMENTATIONS`
+    views:int=1 # Frozen: views of each training photo; 2 with its mirror image, 3 and more with augmented ones
     monitor:str='valid_loss' # What the best epoch is best in: `valid_loss` or `valid_accuracy`
     seed:int=42 # Start of all random numbers in training; the split does not depend on it
 
-# %% ../../nbs/30_train.recipes.ipynb #f9b563db
+# %% ../../nbs/30_train.recipes.ipynb #8a9c4966
 RECIPES = {r.name: r for r in [
     Recipe('mobilenet-frozen',
         'A head on the features of a frozen MobileNetV2: a model in a minute on a laptop', 'mobilenet_v2'),
@@ -43,7 +45,7 @@ RECIPES = {r.name: r for r in [
         'A head on the features of a frozen EfficientNet-Lite0, whose weights come with the package: works offline', 'efficientnet_lite0'),
     Recipe('mobilenet',
         'All of MobileNetV2 trained on augmented photos: better, and wants a GPU or patience', 'mobilenet_v2',
-        frozen=False, epochs=20, lr=2e-3, weight_decay=.05, hidden=0, dropout=.2, label_smoothing=.1, augment=True,
+        frozen=False, epochs=20, lr=2e-3, weight_decay=.05, hidden=0, dropout=.2, label_smoothing=.1, augment='ours',
         monitor='valid_accuracy')]}
 
 # %% ../../nbs/30_train.recipes.ipynb #94777ee7
@@ -64,11 +66,11 @@ def _cast(name, value, kind):
         return kind(value)
     except ValueError as e: raise WorkbookError(f'{name} {value!r} is not {KINDS[kind]}') from e
 
-# %% ../../nbs/30_train.recipes.ipynb #56d41692
+# %% ../../nbs/30_train.recipes.ipynb #d46ab77c
 LIMITS = dict(size=(32,2048), epochs=(1,10_000), batch_size=(2,65_536), lr=(1e-8,10), weight_decay=(0,10),
-    hidden=(0,65_536), dropout=(0,.95), label_smoothing=(0,.9), seed=(0,2**32-1))
+    hidden=(0,65_536), dropout=(0,.95), label_smoothing=(0,.9), views=(1,100), seed=(0,2**32-1))
 
-# %% ../../nbs/30_train.recipes.ipynb #027430d5
+# %% ../../nbs/30_train.recipes.ipynb #6813c528
 def change(
     recipe:Recipe, # To start from
     **values # Fields and their new values, as text or as they are
@@ -81,6 +83,7 @@ def change(
         if not isinstance(v, bool) and not lo<=v<=hi: raise WorkbookError(f'{k} {v} is out of range: choose {lo} to {hi}')
     if new.get('monitor') not in (None,'valid_loss','valid_accuracy'):
         raise WorkbookError(f"monitor {new['monitor']!r} is not known: choose valid_loss or valid_accuracy")
+    if 'augment' in new: choose(new['augment'], AUGMENTATIONS, 'augmentation')
     return replace(recipe, **new)
 
 # %% ../../nbs/30_train.recipes.ipynb #d6ed5804
@@ -103,7 +106,7 @@ def save_recipe(
     from importlib.metadata import version
     write_json(path, dict(asdict(recipe), versions={p: version(p) for p in PACKAGES}))
 
-# %% ../../nbs/30_train.recipes.ipynb #9eb5231e
+# %% ../../nbs/30_train.recipes.ipynb #bab603f3
 def load_recipe(
     path:Path|str # A `recipe.json`
 )->Recipe: # As it was
@@ -111,5 +114,6 @@ def load_recipe(
     try: d = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as e: raise WorkbookError(f'cannot read the recipe {path}: {e}') from e
     d.pop('versions', None)
+    if isinstance(d.get('augment'), bool): d['augment'] = 'ours' if d['augment'] else 'none' # As older runs have it
     start = Recipe(*(d.pop(k, '') for k in ('name','about','model')))
     return change(start, **d)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Run', 'load_model', 'results_table', 'results_metrics', 'fit', 'evaluate']
 
-# %% ../../nbs/33_train.run.ipynb #113c9eff
+# %% ../../nbs/33_train.run.ipynb #b4c5657d
 import hashlib, json, shutil, time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -17,11 +17,13 @@ import torch
 
 from ..analysis.metrics import classification_metrics, confusion, sure_above
 from ..core import WorkbookError, in_notebook, log, log_to, pick_device, seed_everything, write_json, write_tensors, write_text
+from ..data.augment import AUGMENTATIONS
 from ..data.duplicates import group_duplicates
-from ..data.images import load_pixels
+from ..data.pixels import on_device, photo_pixels
 from ..data.sources import COLUMNS
 from ..data.splits import check_trainable, split
 from ..models.core import ImageClassifier, build_model, forward_all, param_groups
+from ..models.features import photo_features
 from .recipes import Recipe, load_recipe, save_recipe
 
 # %% ../../nbs/33_train.run.ipynb #8bb258f9
@@ -93,7 +95,7 @@ def results_metrics(
     cols = [f'probability_{c}' for c in classes]
     return {s: classification_metrics(df.actual, df[cols], classes) for s in ('test','valid') if len(df := results[results.split==s])}
 
-# %% ../../nbs/33_train.run.ipynb #3dfdf367
+# %% ../../nbs/33_train.run.ipynb #1f67e9b7
 def _learner(net, x, y, splits, recipe, device, checkpoint):
     "fastai's `Learner` with our callbacks"
     import fastai.callback.schedule # Gives `Learner` its `fit_one_cycle`
@@ -101,9 +103,10 @@ def _learner(net, x, y, splits, recipe, device, checkpoint):
     from fastai.losses import CrossEntropyLossFlat
     from fastai.metrics import accuracy
     from garbage_clf.data.loaders import tensor_loaders
-    from garbage_clf.train.callbacks import Augment, Autocast, EpochStats, KeepBest
+    from garbage_clf.train.callbacks import Augment, Autocast, EpochStats, KeepBest, PickView
     whole = isinstance(net, ImageClassifier)
-    cbs = [KeepBest(monitor=recipe.monitor), EpochStats(), checkpoint] + [Autocast()]*whole + [Augment()]*(whole and recipe.augment)
+    cbs = [KeepBest(monitor=recipe.monitor), EpochStats(), checkpoint] + ([Autocast()] if whole else [PickView()])
+    if whole and recipe.augment!='none': cbs.append(Augment(AUGMENTATIONS[recipe.augment]))
     dls = tensor_loaders(x, y, splits, recipe.batch_size, device)
     loss = CrossEntropyLossFlat(label_smoothing=recipe.label_smoothing)
     return Learner(dls, net.to(device), loss, metrics=accuracy, cbs=cbs, **({'splitter':param_groups} if whole else {}))
@@ -124,11 +127,14 @@ def _train(net, x, y, splits, recipe, device, checkpoint):
     log.info(line, best['epoch'], recipe.monitor, best['val_loss'], best['val_accuracy'])
     return pd.DataFrame(learn.epoch_stats.rows)
 
-# %% ../../nbs/33_train.run.ipynb #ec7e97ae
-def _trainable(model, x, recipe, device):
-    "What is trained, and what goes into it: the head and features, or all of it and pixels"
-    if recipe.frozen: return model.head, forward_all(model.backbone, x, device, recipe.batch_size)
-    return model.to(memory_format=torch.channels_last), x
+# %% ../../nbs/33_train.run.ipynb #4f1d1c65
+def _inputs(items, model, recipe, device):
+    "What is trained, and what goes into it: the head and features, N x views x D, or all of it and pixels"
+    if recipe.frozen: x,bad = photo_features(model.backbone, items.image, recipe.size, device, recipe.batch_size, recipe.views)
+    else: x,bad = photo_pixels(items.image, recipe.size)
+    _refuse(items, bad)
+    if recipe.frozen: return model.head,x
+    return model.to(memory_format=torch.channels_last),on_device(x, device)
 
 # %% ../../nbs/33_train.run.ipynb #f68a5697
 def _new_folder(out, resume):
@@ -158,18 +164,20 @@ def _alone(out):
         with FileLock(out/'.lock', timeout=0): yield
     except Timeout as e: raise WorkbookError(f'another training is writing to {out}: choose another --out') from e
 
-# %% ../../nbs/33_train.run.ipynb #663a5cf7
-def _decode(items, size):
-    "Pixels of all items, or an error that names the photos that cannot be read"
-    if items.image.isna().any():
-        raise WorkbookError(
-            f'{items.image.isna().sum()} of {len(items)} items have no photo: image recipes need one for each')
-    x,bad = load_pixels(items.image, size)
-    if bad:
-        raise WorkbookError(
-            f'{items.image.isin(list(bad)).sum()} of {len(items)} photos cannot be read: '
-            f'{"; ".join(list(bad.values())[:3])}{" ..." if len(bad)>3 else ""}. Remove or replace them and run again')
-    return x
+# %% ../../nbs/33_train.run.ipynb #a3dc1ba2
+def _refuse(items, bad):
+    "An error that names the photos that cannot be read, if there are any"
+    if not bad: return
+    raise WorkbookError(
+        f'{items.image.isin(list(bad)).sum()} of {len(items)} photos cannot be read: '
+        f'{"; ".join(list(bad.values())[:3])}{" ..." if len(bad)>3 else ""}. Remove or replace them and run again')
+
+# %% ../../nbs/33_train.run.ipynb #b3f354c2
+def _need_photos(items):
+    "An error, if items lack a photo"
+    if not items.image.isna().any(): return
+    raise WorkbookError(
+        f'{items.image.isna().sum()} of {len(items)} items have no photo: image recipes need one for each')
 
 # %% ../../nbs/33_train.run.ipynb #af75736a
 def _write_run(out, recipe, items, model, stats, results, seconds):
@@ -196,7 +204,7 @@ def _checkpoint(out, recipe, items):
     digest = hashlib.sha256(items.to_csv(index=False).encode()).hexdigest()
     return Checkpoint(out/'last'/'state.safetensors', of=dict(asdict(recipe), items=digest))
 
-# %% ../../nbs/33_train.run.ipynb #8cce4b5a
+# %% ../../nbs/33_train.run.ipynb #2faf2788
 def _fit(items, recipe, out, device):
     "`fit` with a folder, a log and a device"
     start = time.time()
@@ -207,13 +215,14 @@ def _fit(items, recipe, out, device):
     classes = sorted(items.label.unique())
     parts = items.split.value_counts().to_dict()
     log.info('recipe %s on %s: %d items of %d classes, %s', recipe.name, device, len(items), len(classes), parts)
-    x,y = _decode(items, recipe.size),torch.tensor([classes.index(l) for l in items.label])
-    loaded = time.time()
+    _need_photos(items)
     model = build_model(recipe.model, len(classes), recipe.pretrained, hidden=recipe.hidden, dropout=recipe.dropout)
-    net,inputs = _trainable(model, x, recipe, device)
+    net,inputs = _inputs(items, model, recipe, device)
+    y,loaded = torch.tensor([classes.index(l) for l in items.label]),time.time()
     stats = _train(net, inputs, y, items.split, recipe, device, _checkpoint(out, recipe, items))
     fitted,held = time.time(),(items.split!='train').to_numpy()
-    scores = forward_all(net, inputs[torch.from_numpy(held)], device, recipe.batch_size)
+    judged = inputs[torch.from_numpy(held)]
+    scores = forward_all(net, judged[:,0] if recipe.frozen else judged, device, recipe.batch_size)
     results = results_table(items[held], scores.softmax(1), classes)
     seconds = dict(load=loaded-start, fit=fitted-loaded, evaluate=time.time()-fitted)
     _write_run(out, recipe, items, model, stats, results, {k:round(v, 2) for k,v in seconds.items()})
@@ -248,7 +257,7 @@ def _held_out(run, items):
         raise WorkbookError(f'label {odd.iloc[0]!r} is not one of the classes of this run ({", ".join(run.labels["classes"])})')
     return held
 
-# %% ../../nbs/33_train.run.ipynb #19614851
+# %% ../../nbs/33_train.run.ipynb #925350ac
 def evaluate(
     run:Run|str|Path, # A finished run
     items:pd.DataFrame=None, # With labels; none for what the run held out
@@ -257,7 +266,9 @@ def evaluate(
     "Judge a run's model"
     run = Run(run)
     held,classes = _held_out(run, run.items if items is None else items),run.labels['classes']
-    x = _decode(held, run.labels['size'])
+    _need_photos(held)
+    x,bad = photo_pixels(held.image, run.labels['size'])
+    _refuse(held, bad)
     scores = forward_all(load_model(run), x, pick_device(device), run.recipe.batch_size)
     results = results_table(held, scores.softmax(1), classes)
     return results_metrics(results, classes), results
