@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'LEVELS', 'USAGE', 'audit', 'split', 'train', 'demo', 'evaluate', 'predict', 'report', 'recipes',
-           'weights', 'main']
+           'weights', 'bench', 'cache', 'main']
 
 # %% ../nbs/54_cli.ipynb #9c932819
 import logging, sys
@@ -37,15 +37,15 @@ def _show_predictions(preds, **columns):
         return dict(photo=p.image, says=p.label, probability=f'{p.probability:.3f}', sure='yes' if p.sure else 'no', bin=p.bin)
     print(_table(pd.DataFrame([row(p) for p in preds]).assign(**columns)))
 
-# %% ../nbs/54_cli.ipynb #b0c58d78
+# %% ../nbs/54_cli.ipynb #31884c82
 def _items(data, corrections, names, photos, columns):
     "Items as the options of a command want them"
     from garbage_clf.data.sources import read_items
-    pairs = [c.split('=', 1) for c in columns.split(',') if c]
+    pairs = [[w.strip() for w in c.split('=', 1)] for c in columns.split(',') if c.strip()]
     if any(len(p)<2 for p in pairs): raise WorkbookError(f'--columns {columns!r}: write it as image=NAME,text=NAME')
     return read_items(data, corrections, names, photos, **dict(pairs))
 
-# %% ../nbs/54_cli.ipynb #befcc4ac
+# %% ../nbs/54_cli.ipynb #a54772e3
 def audit(
     data:str, # `sample`, `trashnet`, a folder, a table, hf:NAME or fastai:NAME
     strict:bool=False, # Exit with 1 if there is an error or a warning
@@ -60,12 +60,12 @@ def audit(
     found = look(_items(data, corrections, names, photos, columns))
     print(found)
     if out: found.save(out)
-    if out: print(f'\npage  {Path(out)/"audit.html"}')
+    if out: print(f'\npage         {Path(out)/"audit.html"}\ncorrections  {Path(out)/"corrections.csv"}: a proposal, edit it and pass it with --corrections')
     n = int(found.table.level.isin(['error','warning']).sum())
     if strict and n: raise WorkbookError(f'{n} finding{"s"*(n>1)} above a note')
     return found
 
-# %% ../nbs/54_cli.ipynb #bda949a2
+# %% ../nbs/54_cli.ipynb #d9cba0ae
 def split(
     data:str, # As for `audit`
     out:str='items.csv', # The CSV to write; `train` takes it as DATA
@@ -85,16 +85,18 @@ def split(
     from garbage_clf.data.duplicates import contradictory
     from garbage_clf.data.sources import write_table
     from garbage_clf.data.splits import split as divide
-    if Path(out).exists(): raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
+    rest = Path(out).with_suffix('.left-out.csv')
+    if Path(out).suffix!='.csv': raise WorkbookError(f'--out {out}: the table is written as CSV, give a name that ends in .csv')
+    if there := [str(p) for p in (Path(out),rest) if p.exists()]: raise WorkbookError(f'{there[0]} is there already: choose another --out, or move it away')
     found = look(_items(data, corrections, names, photos, columns))
     gone = broken(found)
     done = divide(found.items.drop(gone.index), valid, test, seed, keep_split=not redo, repair=repair)
     write_table(done, out)
     lost = found.items.drop(done.index).assign(reason=gone.reason)
-    lost = lost.fillna({'reason': pd.Series('a twin of it is to judge', lost.index).where(~lost.index.isin(contradictory(lost).index), 'the same photo has another label')})
-    if len(lost): write_table(lost, Path(out).with_suffix('.left-out.csv'))
-    print(_table(pd.crosstab(done.label, done.split, margins=True), index=True))
-    print(f'\n{len(done)} items in {out}' + (f', {len(lost)} left out: {Path(out).with_suffix(".left-out.csv")}' if len(lost) else ''))
+    lost = lost.fillna({'reason': pd.Series('a twin of it is to judge', lost.index).where(~lost.index.isin(contradictory(lost).index), 'the same photo has another label').mask(lost.duplicated(['image','text','label'], keep=False) | lost.image.isin(done.image), 'listed twice')})
+    if len(lost): write_table(lost, rest)
+    print(_table(pd.crosstab(done.label.fillna('no label'), done.split, margins=True), index=True))
+    print(f'\n{len(done)} items in {out}' + (f', {len(lost)} left out: {rest}' if len(lost) else ''))
 
 # %% ../nbs/54_cli.ipynb #ffa25c13
 def _free_name(name):
@@ -211,9 +213,45 @@ def weights():
     from garbage_clf.models.core import weights_table
     print(_table(weights_table()))
 
-# %% ../nbs/54_cli.ipynb #ef140b49
-COMMANDS = {f.__name__: f for f in (demo, audit, split, train, evaluate, predict, report, recipes, weights)}
-LEVELS = dict(train=logging.INFO, demo=logging.INFO, split=logging.INFO)
+# %% ../nbs/54_cli.ipynb #47367e46
+def bench(
+    data:str='trashnet', # As for `train`
+    peers:bool=False, # Measure fastai, timm and torchvision beside
+    model:str='mobilenet_v2', # A backbone by name
+    size:int=224, # Height and width of a photo, pixels
+    batch_size:int=64, # Photos a step
+    device:str='auto', # auto, cpu, cuda or mps
+    out:str=None # CSV for the table
+):
+    "Measure speed on this machine, side by side with other pipelines"
+    from garbage_clf.core import pick_device, write_text
+    from garbage_clf.data.sources import read_items
+    from garbage_clf.data.splits import split as divide
+    from garbage_clf.use.bench import PEERS, bench as measure, machine
+    device = pick_device(device)
+    print(machine(device))
+    t = measure(divide(read_items(data)), model, size, batch_size, str(device), list(PEERS) if peers else [])
+    print(_table(t.round(1)))
+    if out: write_text(out, t.to_csv(index=False))
+
+# %% ../nbs/54_cli.ipynb #beff91f9
+def cache(
+    clear:bool=False, # Remove everything
+    limit:float=None # Megabytes that may remain: what was written longest ago goes first
+):
+    "List what is kept of decoded photos, features and downloads, and clear it"
+    from garbage_clf.core import cache_dir
+    from garbage_clf.data.store import cache_table, shrink_cache
+    if clear or limit is not None:
+        gone = shrink_cache(0 if clear else limit)
+        print(f'removed: {", ".join(gone) or "nothing"}')
+    t = cache_table()
+    print(f'{t.MB.sum():.0f} MB in {cache_dir()}')
+    if len(t): print(_table(t))
+
+# %% ../nbs/54_cli.ipynb #35bfa571
+COMMANDS = {f.__name__: f for f in (demo, audit, split, train, evaluate, predict, report, recipes, weights, bench, cache)}
+LEVELS = dict(train=logging.INFO, demo=logging.INFO, split=logging.INFO, bench=logging.INFO)
 USAGE = '\n'.join(['usage: garbage-clf COMMAND ... [--debug]', '', *(f'  {k:10} {f.__doc__}' for k,f in COMMANDS.items()), '',
     'garbage-clf COMMAND --help tells what it takes.'])
 

@@ -40,7 +40,7 @@ def plant(root):
         'wrong ending':('k.jpg', saved(Image.open(SAMPLE.image[56]), 'PNG')), 'tiny':('l.png', saved(Image.open(SAMPLE.image[57]).resize((40,40)), 'PNG')),
         'long and narrow':('m.png', saved(Image.open(SAMPLE.image[58]).resize((900,120)), 'PNG')), 'almost black':('n.png', saved(Image.new('RGB', (99,99), (4,4,4)), 'PNG')),
         'almost white':('o.png', saved(Image.new('RGB', (99,99), 'white'), 'PNG')), 'one colour':('p.png', saved(Image.new('RGB', (99,99), (90,140,60)), 'PNG')),
-        'blurred':('q.png', saved(photo.resize((16,16)).resize((192,192), Image.BICUBIC), 'PNG')), 'huge':('r.jpg', saved(Image.open(SAMPLE.image[60]).resize((8000,6500)), 'JPEG'))}
+        'blurred':('q.png', saved(photo.resize((16,16)).resize((192,192), Image.BICUBIC), 'PNG')), 'cut off':('s.jpg', whole[:len(whole)*2//3]+b'\xff\xd9'), 'huge':('r.jpg', saved(Image.open(SAMPLE.image[60]).resize((8000,6500)), 'JPEG'))}
     for i,im in enumerate(good):
         (root/('glass' if i%2 else 'metal')).mkdir(parents=True, exist_ok=True)
         im.save(root/('glass' if i%2 else 'metal')/f'good{i}.jpg', quality=92)
@@ -75,7 +75,7 @@ def planted(tmp_path_factory):
 def test_files_are_found_completely(planted):
     _,wanted,found = planted
     for kind,files in wanted.items(): assert named(found[kind])==files, kind
-    assert len(wanted)==23
+    assert len(wanted)==24
 
 def test_labels_are_found(planted):
     _,_,found = planted
@@ -84,23 +84,23 @@ def test_labels_are_found(planted):
 
 def test_nothing_else_is_found(planted):
     _,wanted,found = planted
-    assert set(found.table.kind)-set(wanted)=={'one class, several spellings','class too small to train','unequal classes'}
+    assert set(found.table.kind)-set(wanted)=={'one class, several spellings','class too small to train','unequal classes','few items of a class'}
 
 def test_splits_texts_and_columns():
     "The kinds that are not about files: seven more, each alone"
     rng = np.random.default_rng(0)
     label = np.repeat(['real','fake'], 200)
-    base = dict(text=[f'article {i}' for i in range(400)], label=label, split=np.where(np.arange(400)%4, 'train', 'test'))
+    base = dict(text=[f'article {i}' for i in range(400)], label=label, split=np.array(['test','valid','train','train'])[np.arange(400)%4])
     kinds = lambda **changes: {f.kind for f in audit(to_items(pd.DataFrame(dict(base, **changes)))).findings}
     assert kinds()==set()
     assert kinds(source=np.where(rng.random(400)<.9, label, 'agency'))=={'column source gives the label away'}
     assert kinds(text=[f'{i} says {l}' for i,l in enumerate(label)])=={'the text names the class'}
     assert kinds(text=[None, *base['text'][1:]])=={'nothing there'}
-    assert kinds(text=['same']*2+base['text'][2:], label=['fake',*label[1:]])=={'same text','same text, several labels','texts seen before test'}
+    assert kinds(text=['same',base['text'][1],'same',*base['text'][3:]], label=['fake',*label[1:]])=={'same text','same text, several labels','texts seen before test'}
     assert kinds(label=[None, *label[1:]])=={'no label'}
     assert kinds(split=[None, *base['split'][1:]])=={'half a split'}
-    assert kinds(split=np.where(label=='real', 'train', base['split']))=={'class missing in test','unequal splits'}
-    assert kinds(split=np.where(label=='real', base['split'], 'test'))=={'class missing in train','unequal splits'}
+    assert kinds(split=np.where(label=='real', 'train', base['split']))=={'class missing in test','class missing in valid','unequal splits'}
+    assert kinds(split=np.where(label=='real', base['split'], 'test'))=={'class missing in train','class missing in valid','unequal splits'}
     assert kinds(label=['one']*400)=={'one class'}
     assert kinds(label=[pd.NA]*400)=={'no labels'}
 
@@ -108,7 +108,7 @@ def test_what_photos_carry(tmp_path):
     "One class came as PNG, the other as JPEG: a model may learn that"
     for i,p in enumerate(SAMPLE.image[:60]):
         Image.open(p).save(mkdir(tmp_path/('glass' if i%2 else 'metal'))/f'{i}.{"png" if i%2 else "jpg"}', quality=90)
-    assert {f.kind for f in audit(from_folder(tmp_path)).findings}=={"the photos' format gives the label away","the photos' ending gives the label away"}
+    assert {f.kind for f in audit(from_folder(tmp_path)).findings}=={"the photos' format gives the label away","the photos' ending gives the label away",'few items of a class'}
 
 def test_leaks(tmp_path):
     for i,p in enumerate(SAMPLE.image[:60]):
@@ -159,6 +159,39 @@ def test_corrections_mend_what_they_propose(planted):
     (root/'B'/'corrections.csv').write_text('image,text,label,action,reason\n')
     found.save(root/'B')
     assert (root/'B'/'corrections.csv').read_text().count('\n')==1 and (root/'B'/'corrections-proposed.csv').exists(), 'what a person has edited stays'
+
+def test_one_file_in_two_rows(tmp_path):
+    "Which of the labels is wrong, a person says; what the audit proposes can be applied"
+    for i in range(6): Image.open(SAMPLE.image[i]).save(tmp_path/f'{i}.jpg')
+    (tmp_path/'a.csv').write_text('image,label\n'+''.join(f'{i}.jpg,{"ab"[i%2]}\n' for i in range(6))+'0.jpg,b\n1.jpg,b\n')
+    found = audit(from_table(tmp_path/'a.csv'))
+    assert found['identical, two labels'].n==2 and found['listed twice'].n==2
+    found.save(tmp_path/'A')
+    assert len(correct(from_table(tmp_path/'a.csv'), read_corrections(tmp_path/'A'/'corrections.csv')))==6
+    (tmp_path/'mine.csv').write_text('image,label,action\n0.jpg,b,drop\n')
+    assert correct(from_table(tmp_path/'a.csv'), read_corrections(tmp_path/'mine.csv')).label.tolist()==list('abababb')
+    assert main(['split', str(tmp_path/'a.csv'), '--corrections', str(tmp_path/'mine.csv'), '--out', str(tmp_path/'s.csv')])==0
+    assert sorted(from_table(tmp_path/'s.csv').image.map(lambda p: p[-5:]))==[f'{i}.jpg' for i in range(6)]
+
+def test_some_photos_are_not_there(tmp_path):
+    "Names that were only guessed leave the words of those whose photos are missing, and their names"
+    Image.open(SAMPLE.image[0]).save(mkdir(tmp_path/'Black')/'0.jpg')
+    (tmp_path/'text.csv').write_text('label,filename,text\n'+''.join(f'Black,{i}.jpg,thing {i}\n' for i in range(9)))
+    items = from_table(tmp_path/'text.csv')
+    assert items.image.notna().sum()==1 and items.text.notna().all() and items.filename[3]=='3.jpg'
+    assert not len(broken(audit(items)))
+
+def test_two_runs_write_the_same(planted):
+    root,_,_ = planted
+    for n in 'CD': audit(from_folder(root/'photos')).save(root/n)
+    for f in ('audit.json','audit.html','corrections.csv'): assert (root/'C'/f).read_bytes()==(root/'D'/f).read_bytes()
+
+def test_left_out_is_not_overwritten(planted, capsys):
+    root,_,_ = planted
+    (root/'x.left-out.csv').write_text('precious')
+    assert main(['split', str(root/'photos'), '--out', str(root/'x.csv')])==1
+    assert (root/'x.left-out.csv').read_text()=='precious' and not (root/'x.csv').exists()
+    assert main(['split', str(root/'photos'), '--out', str(root/'x.parquet')])==1 and main(['split', str(root/'photos'), '--out', str(root/'y.csv'), '--seed', '-1'])==1
 
 def test_markup_in_names_is_text(tmp_path):
     "A file name is no place to hide a script"

@@ -7,7 +7,7 @@ __all__ = ['LEVELS', 'BROKEN', 'ENDINGS', 'PAGE', 'Finding', 'check_files', 'che
            'text_ceiling', 'seen_texts', 'check_texts', 'predicted_by', 'check_columns', 'check_labels', 'check_splits',
            'Audit', 'audit', 'audit_page', 'broken']
 
-# %% ../../nbs/12_data.audit.ipynb #2e7e7a0d
+# %% ../../nbs/12_data.audit.ipynb #89f2a160
 import base64, io, json, os, re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from PIL import Image
 
 from ..analysis.metrics import wilson
-from ..core import WorkbookError, write_json, write_text
+from ..core import WorkbookError, log, write_json, write_text
 from .duplicates import ALIKE, PLAIN, duplicate_groups, near_pairs, plain_words
 from .facts import photo_facts
 from .sources import COLUMNS, short_name
@@ -63,13 +63,14 @@ def check_files(
 # %% ../../nbs/12_data.audit.ipynb #adfe0de3
 ENDINGS = dict(JPEG='.jpg .jpeg', MPO='.jpg .jpeg', PNG='.png', WEBP='.webp', BMP='.bmp', GIF='.gif', TIFF='.tif .tiff')
 
-# %% ../../nbs/12_data.audit.ipynb #a1ac453e
+# %% ../../nbs/12_data.audit.ipynb #08e8ba2c
 def _odd(f, paths):
     "Kind of oddity: level, what it means, and which photos have it"
     short,long = f[['width','height']].min(axis=1),f[['width','height']].max(axis=1)
     ending = pd.Series([Path(p).suffix.lower() in ENDINGS.get(k, '').split() for p,k in zip(paths, f.format)], f.index)
     black,white = f.dark>.99,f.light>.99
-    return {'almost black': ('warning', 'more than 99 % of it is nearly black', black), 'almost white': ('warning', 'more than 99 % of it is nearly white', white),
+    cut = (f.cut>.05) & f.format.isin(['JPEG','MPO'])
+    return {'cut off': ('warning', 'its lower part is the even grey of a JPEG that ended too early', cut), 'almost black': ('warning', 'more than 99 % of it is nearly black', black), 'almost white': ('warning', 'more than 99 % of it is nearly white', white),
         'one colour': ('warning', f'its grey levels differ by less than {PLAIN:.0f}', (f.contrast<PLAIN) & ~black & ~white),
         'blurred': ('warning', 'no edge is steeper than after a blur of a hundredth of its size', (f.sharpness<.21) & (f.contrast>=PLAIN)),
         'tiny': ('warning', 'its shorter side has less than 64 pixels', short<64), 'long and narrow': ('warning', 'more than four times as long as wide: it is squeezed into a square', long>4*short),
@@ -103,14 +104,14 @@ def _copies(facts):
     first = d.index.to_series().groupby(d).transform('first')
     return pd.DataFrame(dict(a=first, b=d.index.to_series())).query('a!=b').reset_index(drop=True)
 
-# %% ../../nbs/12_data.audit.ipynb #a1de5b8f
+# %% ../../nbs/12_data.audit.ipynb #cff966cc
 def check_copies(
     items:pd.DataFrame, # Items, with groups
     facts:pd.DataFrame, # Of their photos
     pairs:pd.DataFrame # From `near_pairs`
 )->list[Finding]:
     "The same photo twice, and nearly the same"
-    copies,near = _copies(facts),pairs[pairs.likeness>=ALIKE]
+    copies,near = _copies(facts),pairs[pairs.alike]
     path,label = items.image,items.label.fillna('')
     listed = copies[path[copies.a].to_numpy()==path[copies.b].to_numpy()]
     copies = copies.drop(listed.index)
@@ -122,7 +123,16 @@ def check_copies(
         finding('warning', 'listed twice', listed[~differ(listed)], 'the same file in two rows: keep one'),
         finding('warning', 'nearly the same, two labels', near[odd_near], 'two shots of one thing under different labels: look which is right'),
         finding('note', 'nearly the same', near[~odd_near], 'two shots of one thing: they share a group and are never divided by our splits')]
-    return [f for f in all_of if f.n]
+    return [f for f in all_of if f.n] + _crowds(items, facts)
+
+# %% ../../nbs/12_data.audit.ipynb #7ff06fc8
+def _crowds(items, facts):
+    "A finding, if many different files were taken for one thing"
+    d = items[['image','label','group']].join(facts.digest).dropna(subset=['group','digest'])
+    n = d.groupby('group').digest.nunique()
+    many = d[d.group.isin(n.index[n>max(20, .05*len(items))])].drop_duplicates('digest')
+    says = 'many photos are taken for one thing and stay together in a split: frames of a film, or small things on a plain background?'
+    return [Finding('warning', 'many alike', len(many), says, many[['image','label','group']])] if len(many) else []
 
 # %% ../../nbs/12_data.audit.ipynb #f6294b11
 def check_leaks(
@@ -166,7 +176,7 @@ def _several_labels(d):
     rows = n.groupby('text').agg(items=('n','sum'), labels=('label',lambda l: ', '.join(f'{x} {k}' for x,k in zip(l, n.n[l.index]))))
     return rows.sort_values('items', ascending=False, kind='stable').reset_index()
 
-# %% ../../nbs/12_data.audit.ipynb #32b9d15b
+# %% ../../nbs/12_data.audit.ipynb #e1b163d5
 def check_texts(
     items:pd.DataFrame # Items
 )->list[Finding]:
@@ -177,16 +187,18 @@ def check_texts(
     level = 'warning' if alone else 'note'
     missing = items.index[items.text.isna() & items.image.notna()]
     if len(missing): found.append(Finding('note', 'no text', len(missing), f'a photo without words, where {len(d)} others have some', _proof(items, missing)))
-    texts,plain = d.text.value_counts(),plain_words(d.text).nunique()
-    again = texts[texts>1]
-    says = f'{len(texts):,} different texts in {len(d):,} items, {plain:,} if case, spaces and punctuation do not count'
-    if len(again) or plain<len(texts): found.append(Finding('note', 'same text', int(again.sum()), says, again.rename('items').rename_axis('text').reset_index()))
-    rows = _several_labels(d.dropna(subset=['label']))
-    says = f'{len(rows)} texts have several labels: no model of the words alone can be right on more than {text_ceiling(items):.1%} of the items'
-    if len(rows): found.append(Finding(level, 'same text, several labels', int(rows['items'].sum()), says, rows))
-    for s,(n,total) in seen_texts(items).items():
-        which = items.index[(items.split==s) & items.text.isin(items.text[items.split=='train'])]
-        says = f'{n/total:.1%} of {total:,} {s} texts also occur in train: judge the others apart'
+    texts,plain = d.text.value_counts(),d.assign(text=plain_words(d.text))
+    again,alike = texts[texts>1],plain.text[plain.text.duplicated(keep=False)]
+    says = f'{len(texts):,} different texts in {len(d):,} items, {plain.text.nunique():,} if case, spaces and punctuation do not count'
+    if len(alike): found.append(Finding('note', 'same text', len(alike), says, (again if len(again) else alike.value_counts()).rename('items').rename_axis('text').reset_index()))
+    rows,loose = (_several_labels(t.dropna(subset=['label'])) for t in (d, plain))
+    says = f'{len(rows)} texts have several labels ({len(loose)} if case, spaces and punctuation do not count): no model of the words alone can be right on more than {text_ceiling(items):.1%} of the items'
+    if len(loose): found.append(Finding(level, 'same text, several labels', int((rows if len(rows) else loose)['items'].sum()), says, rows if len(rows) else loose))
+    plain = items.assign(text=plain_words(items.text))
+    exact = seen_texts(items)
+    for s,(n,total) in seen_texts(plain).items():
+        which = items.index[(items.split==s) & plain.text.isin(plain.text[items.split=='train'].dropna())]
+        says = f'{exact[s][0]/total:.1%} of {total:,} {s} texts also occur in train ({n/total:.1%} if case, spaces and punctuation do not count): judge the others apart'
         if n: found.append(Finding(level, f'texts seen before {s}', n, says, _proof(items, which)))
     return found
 
@@ -250,7 +262,7 @@ def _named_in_text(d):
 # %% ../../nbs/12_data.audit.ipynb #62a2a1a0
 def _counts(items, column='label'): return items[column].value_counts().rename('items').rename_axis(column).reset_index()
 
-# %% ../../nbs/12_data.audit.ipynb #85cad7e0
+# %% ../../nbs/12_data.audit.ipynb #cb948dbf
 def check_labels(
     items:pd.DataFrame # Items, with groups
 )->list[Finding]:
@@ -266,12 +278,14 @@ def check_labels(
     few,counts = n[n<3],d.label.value_counts()
     if len(n)==1: found.append(Finding('error', 'one class', len(d), 'a classifier needs at least two', _counts(d)))
     if len(few): found.append(Finding('error', 'class too small to train', int(d.label.isin(few.index).sum()), 'fewer than three items or groups: one each to train, to choose and to judge', _counts(d[d.label.isin(few.index)])))
+    short = counts[counts<67]
+    if items.split.isna().all() and len(short): found.append(Finding('note', 'few items of a class', int(short.sum()), 'a test part of 15 % has fewer than ten of them: their recall will hardly be known', _counts(d[d.label.isin(short.index)])))
     ratio = counts.max()/counts.min()
     says = f'the largest class has {ratio:.0f} times the items of the smallest: look at macro-F1 and the classes, not at accuracy alone'
     if ratio>3: found.append(Finding('warning' if ratio>10 else 'note', 'unequal classes', len(d), says, _counts(d)))
     return found
 
-# %% ../../nbs/12_data.audit.ipynb #c04160f6
+# %% ../../nbs/12_data.audit.ipynb #874fb92c
 def check_splits(
     items:pd.DataFrame # Items
 )->list[Finding]:
@@ -281,6 +295,8 @@ def check_splits(
     if not len(d): return []
     found,t = [],pd.crosstab(d.label, d.split)
     table = lambda rows: rows.reset_index()
+    lacks = [x for x in ('valid','test') if x not in t.columns]
+    if lacks and len(d): found.append(Finding('note', f'no {" and no ".join(lacks)} part', len(d), 'nobody judges the model on photos that chose nothing' if 'test' in lacks else 'valid is taken out of train', items[:0]))
     if len(none): found.append(Finding('error', 'half a split', len(none), 'these have no split and the others do: fill it in or empty the column', _proof(items, none)))
     for s in t.columns:
         lost = t.index[t[s]==0]
@@ -293,16 +309,22 @@ def check_splits(
         found.append(Finding('warning', 'unequal splits', len(d), says, table((t/t.sum()).round(3))))
     return found
 
-# %% ../../nbs/12_data.audit.ipynb #05b73465
+# %% ../../nbs/12_data.audit.ipynb #eb18cb7f
+def _from_root(paths, all_paths):
+    "Paths from the folder that holds all photos"
+    root = os.path.commonpath([os.path.dirname(p) for p in all_paths.dropna()] or [''])
+    return paths.map(lambda p: Path(os.path.relpath(p, root)).as_posix() if root else p, na_action='ignore').astype('string')
+
+# %% ../../nbs/12_data.audit.ipynb #60d70f5f
 def _examples(rows, most=4):
     "The first few of what a finding is about, as a line of text"
     columns = [c for c in ('image','image 2') if c in rows] or [c for c in ('text','label') if c in rows and 'items' in rows][:1]
     if not len(rows) or not columns: return ''
     some = rows[columns + (['items'] if columns[0]=='label' else [])][:most].dropna(axis=1, how='all').to_dict('records')
-    names = [(' = ' if 'image 2' in r else ' ').join(short_name(v) if c.startswith('image') else str(v) for c,v in r.items()) for r in some]
+    names = [n for r in some if (n := (' = ' if 'image 2' in r else ' ').join(map(str, r.values())))]
     return '\n'+' '*9+', '.join(names)+(f' and {len(rows)-most:,} more' if len(rows)>most else '')
 
-# %% ../../nbs/12_data.audit.ipynb #75dd920b
+# %% ../../nbs/12_data.audit.ipynb #e3861fc9
 class Audit:
     "What was found in some items: prints as a table, shows as a gallery, saves as a page"
     def __init__(self,
@@ -325,6 +347,10 @@ class Audit:
         what = f'{self.items.image.notna().sum():,} photos and {self.items.text.notna().sum():,} texts in {len(self.items):,} items'
         return f'{what}: '+', '.join(f'{n.get(l, 0)} {l}{"s"*(n.get(l, 0)!=1)}' for l in LEVELS)
 
+    def short(self, rows:pd.DataFrame)->pd.DataFrame:
+        "Rows with photos named from the folder that holds all of them"
+        return rows.assign(**{c: _from_root(rows[c], self.items.image) for c in ('image','image 2') if c in rows})
+
     def __getitem__(self, kind)->Finding:
         "A finding by its kind"
         hit = next((f for f in self.findings if f.kind==kind), None)
@@ -332,7 +358,7 @@ class Audit:
         return hit
 
     def __repr__(self):
-        lines = [f'{f.level:8} {f.kind} ({f.n:,}): {f.says}{_examples(f.rows)}' for f in self.findings]
+        lines = [f'{f.level:8} {f.kind} ({f.n:,}): {f.says}{_examples(self.short(f.rows))}' for f in self.findings]
         return '\n'.join([self.title, *lines])
 
 # %% ../../nbs/12_data.audit.ipynb #99743af6
@@ -374,12 +400,12 @@ def _picture(path, height=90):
     except Exception: return '' # It is named in the page all the same
     return 'data:image/jpeg;base64,'+base64.b64encode(buffer.getvalue()).decode()
 
-# %% ../../nbs/12_data.audit.ipynb #4eb112ce
-def _shown(f, most):
+# %% ../../nbs/12_data.audit.ipynb #69a523d7
+def _shown(f, result, most):
     "A finding as the page wants it"
-    rows = f.rows[:most].astype(object).where(f.rows[:most].notna(), '')
-    files = [c for c in ('image','image 2') if c in rows]
-    for c in files: rows[c+' file'],rows[c] = rows[c],rows[c].map(short_name)
+    files = [c for c in ('image','image 2') if c in f.rows]
+    some = f.rows[:most].assign(**{c+' file': f.rows[c] for c in files})
+    rows = result.short(some).astype(object).where(some.notna(), '')
     out = dict(level=f.level, kind=f.kind, n=f.n, says=f.says, more=len(f.rows)-len(rows), columns=[c for c in rows if not c.endswith(' file')])
     caption = lambda r: ', '.join(str(r[c]) for c in out['columns'] if str(r[c]))
     pictures = [dict(srcs=[s for c in files if (s := _picture(r[c+' file']))], caption=caption(r)) for _,r in rows.iterrows()] if files else []
@@ -392,7 +418,7 @@ def _bars(pairs):
     n,edges = np.histogram(pairs.likeness, bins=np.linspace(.5, 1, 26))
     return [dict(x=20*i, n=int(k), h=round(100*k/n.max()), at=f'{e:.1f}' if i%5==0 else '', alike=bool(e>=ALIKE-1e-9)) for i,(k,e) in enumerate(zip(n, edges))] if n.sum() else []
 
-# %% ../../nbs/12_data.audit.ipynb #5008ac25
+# %% ../../nbs/12_data.audit.ipynb #e7ea5cb5
 def audit_page(
     result:Audit, # What was found
     most:int=24 # Pictures or rows a finding
@@ -400,7 +426,7 @@ def audit_page(
     "An audit as a page"
     from jinja2 import Environment
     page = Environment(autoescape=True).from_string(PAGE)
-    return page.render(title=result.title, findings=[_shown(f, most) for f in result.findings], bars=_bars(result.pairs), line=ALIKE)
+    return page.render(title=result.title, findings=[_shown(f, result, most) for f in result.findings], bars=_bars(result.pairs), line=ALIKE)
 
 # %% ../../nbs/12_data.audit.ipynb #538adc92
 @patch
@@ -420,17 +446,11 @@ def _proposals(a):
     leaks = leaking(a.items[a.items.image.notna()])
     yield from ((i.image,pd.NA,i.label,'drop',f'its twin is to judge it (group {i.group})') for i in leaks.itertuples())
 
-# %% ../../nbs/12_data.audit.ipynb #eb18cb7f
-def _from_root(paths, all_paths):
-    "Paths from the folder that holds all photos"
-    root = os.path.commonpath([os.path.dirname(p) for p in all_paths.dropna()] or [''])
-    return paths.map(lambda p: Path(os.path.relpath(p, root)).as_posix() if root else p, na_action='ignore').astype('string')
-
-# %% ../../nbs/12_data.audit.ipynb #b9402fc8
+# %% ../../nbs/12_data.audit.ipynb #e5e735c3
 @patch
 def corrections(self:Audit)->pd.DataFrame: # image, text, label, action, reason
     "What the audit would change, for you to edit"
-    rows = pd.DataFrame(_proposals(self), columns=['image','text','label','action','reason']).drop_duplicates(['image','text'])
+    rows = pd.DataFrame(_proposals(self), columns=['image','text','label','action','reason']).drop_duplicates(['image','text','label'])
     common = self.items.label.value_counts()
     plain = plain_words(self.items.label)
     best = common.groupby(plain_words(common.index.to_series())).idxmax()
@@ -439,7 +459,7 @@ def corrections(self:Audit)->pd.DataFrame: # image, text, label, action, reason
     out = pd.concat([rows, more[~more.image.isin(rows.image.dropna())]], ignore_index=True).astype('string')
     return out.assign(image=_from_root(out.image, self.items.image))
 
-# %% ../../nbs/12_data.audit.ipynb #e17570b8
+# %% ../../nbs/12_data.audit.ipynb #93a36bd8
 @patch
 def save(self:Audit,
     folder:Path|str # Where to; an older audit in it is replaced
@@ -448,13 +468,13 @@ def save(self:Audit,
     folder = Path(folder)
     html = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Audit</title></head><body>{audit_page(self)}</body></html>'
     write_text(folder/'audit.html', html)
-    def rows(f):
-        files = {c: _from_root(f.rows[c], self.items.image) for c in ('image','image 2') if c in f.rows}
-        return json.loads(f.rows.assign(**files).to_json(orient='records'))
+    rows = lambda f: json.loads(self.short(f.rows).to_json(orient='records'))
     found = [dict(level=f.level, kind=f.kind, n=f.n, says=f.says, rows=rows(f)) for f in self.findings]
     write_json(folder/'audit.json', dict(title=self.title, items=len(self.items), findings=found))
-    mine = folder/'corrections.csv' # Perhaps edited by now: it stays
-    write_text(folder/'corrections-proposed.csv' if mine.exists() else mine, self.corrections().to_csv(index=False))
+    mine = folder/'corrections.csv'
+    proposal = folder/'corrections-proposed.csv' if mine.exists() else mine
+    if mine.exists(): log.warning('%s is there already, perhaps edited: it stays, the new proposal is in %s', mine, proposal)
+    write_text(proposal, self.corrections().to_csv(index=False))
 
 # %% ../../nbs/12_data.audit.ipynb #5823ea64
 def broken(

@@ -18,7 +18,7 @@ from .sources import from_table
 CORRECTIONS = ['image','text','label','action','reason']
 ACTIONS = ['drop','relabel','keep']
 
-# %% ../../nbs/12_data.corrections.ipynb #f1012aac
+# %% ../../nbs/12_data.corrections.ipynb #c4867e93
 def read_corrections(
     path:Path|str # A CSV, or 'trashnet' for the corrections that come with the package
 )->pd.DataFrame: # `CORRECTIONS` as strings or NA, checked
@@ -29,6 +29,7 @@ def read_corrections(
     except ValueError as e: raise WorkbookError(f'{path} is not a CSV in UTF-8: {" ".join(str(e).split())}') from e
     if 'action' not in df or not {'image','text'} & set(df): raise WorkbookError(f'{path} is no corrections file: its columns should be {",".join(CORRECTIONS)}')
     df = df.reindex(columns=CORRECTIONS)
+    df = df.assign(image=df.image.str.replace('\\', '/'), action=df.action.str.strip().str.lower())
     for i,r in enumerate(df.itertuples(), 2):
         if r.action not in ACTIONS: raise WorkbookError(f'{path}, row {i}: action {r.action!r} is not one of {", ".join(ACTIONS)}')
         if r.action=='relabel' and pd.isna(r.label): raise WorkbookError(f'{path}, row {i}: relabel needs a label')
@@ -40,7 +41,7 @@ def _tails(paths, depth):
     "The last `depth` parts of each path"
     return paths.str.replace('\\', '/').str.split('/').str[-depth:].str.join('/')
 
-# %% ../../nbs/12_data.corrections.ipynb #7e568bca
+# %% ../../nbs/12_data.corrections.ipynb #f120cd93
 def _find(items, corrections):
     "For each correction, the items that it is about"
     photos = {n: {} for n in corrections.image.dropna().str.count('/')+1}
@@ -48,7 +49,8 @@ def _find(items, corrections):
     texts = items.index[items.image.isna()].to_series().groupby(items.text[items.image.isna()]).agg(list).to_dict()
     for r in corrections.itertuples():
         hit = texts.get(r.text, []) if pd.isna(r.image) else photos[r.image.count('/')+1].get(r.image, [])
-        if len(hit)>1 and not pd.isna(r.image): raise WorkbookError(f'the correction for {r.image} fits {len(hit)} photos: write more of its path')
+        if not pd.isna(r.image) and items.image[hit].nunique()>1: raise WorkbookError(f'the correction for {r.image} fits {len(hit)} photos: write more of its path')
+        if len(hit)>1 and r.action=='drop': hit = [i for i in hit if items.label[i]==r.label] or hit if not pd.isna(r.label) else hit
         yield r,hit
 
 # %% ../../nbs/12_data.corrections.ipynb #3a34793d

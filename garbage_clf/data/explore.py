@@ -7,12 +7,12 @@ __all__ = ['BIN_COLORS', 'class_colors', 'balance', 'plot_balance', 'plot_photo_
            'plot_text_lengths', 'text_features', 'neighbors', 'feature_map', 'plot_map', 'strangers', 'plot_pairs',
            'explore']
 
-# %% ../../nbs/13_data.explore.ipynb #bde744e1
+# %% ../../nbs/13_data.explore.ipynb #f5770b25
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd
 import seaborn as sns
 
-from ..core import log
+from ..core import WorkbookError, log
 from .facts import photo_facts
 from .images import load_image
 
@@ -29,13 +29,13 @@ def class_colors(
     pal = sns.color_palette('colorblind', len(classes)) if len(classes)<=10 else sns.husl_palette(len(classes))
     return dict(zip(classes, pal))
 
-# %% ../../nbs/13_data.explore.ipynb #f49731d0
+# %% ../../nbs/13_data.explore.ipynb #7d9450a2
 def balance(
     items:pd.DataFrame # With labels; with or without a split
 )->pd.DataFrame: # One row a class, one column a split, counts
     "Items by class and split"
     s = items.split.fillna('no split')
-    t = pd.crosstab(items.label, s)
+    t = pd.crosstab(items.label.fillna('no label').rename('label'), s)
     return t[[c for c in ('train','valid','test','no split') if c in t]].assign(total=t.sum(axis=1))
 
 # %% ../../nbs/13_data.explore.ipynb #6d77b1e4
@@ -89,14 +89,15 @@ def plot_colors(
     sns.despine(ax=ax, left=True, bottom=True)
     return ax
 
-# %% ../../nbs/13_data.explore.ipynb #cd32844a
+# %% ../../nbs/13_data.explore.ipynb #14cfa041
 def montage(
     items:pd.DataFrame, # With photos and labels
     n:int=8, # Photos a class
     seed:int=0 # Another seed shows others
 )->plt.Figure:
     "Photos of each class, a row a class"
-    classes = sorted(items.label.dropna().unique())
+    items = items.assign(label=items.label.fillna('no label'))
+    classes = sorted(items.label.unique())
     fig,axs = plt.subplots(len(classes), n, figsize=(n,1.05*len(classes)), squeeze=False)
     for c,row in zip(classes, axs):
         have = items[(items.label==c) & items.image.notna()]
@@ -131,14 +132,15 @@ def plot_text_lengths(
     sns.despine()
     return ax
 
-# %% ../../nbs/13_data.explore.ipynb #c3267062
+# %% ../../nbs/13_data.explore.ipynb #af219b93
 def text_features(
     items:pd.DataFrame # With texts; a missing one counts as empty
 )->np.ndarray: # N x up to 50
     "TF-IDF of words and pairs of words, squeezed"
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
-    words = TfidfVectorizer(ngram_range=(1,2), min_df=2, sublinear_tf=True).fit_transform(items.text.fillna(''))
+    if items.text.dropna().nunique()<3: raise WorkbookError('fewer than three different texts: nothing to compare')
+    words = TfidfVectorizer(ngram_range=(1,2), min_df=2 if len(items)>100 else 1, sublinear_tf=True).fit_transform(items.text.fillna(''))
     return TruncatedSVD(min(50, words.shape[1]-1), random_state=0).fit_transform(words)
 
 # %% ../../nbs/13_data.explore.ipynb #cfd64216
@@ -200,9 +202,9 @@ def strangers(
     two = b[['image','text','label']].set_axis(['image 2','text 2','label 2'], axis=1).set_index(a.index)
     return a[['image','text','label']].join(two).assign(strange=top.strange, cosine=top.cosine.round(3)).dropna(axis=1, how='all')
 
-# %% ../../nbs/13_data.explore.ipynb #34e118c2
+# %% ../../nbs/13_data.explore.ipynb #a60015f2
 def plot_pairs(
-    pairs:pd.DataFrame # With `image`, `label`, `image 2`, `label 2`
+    pairs:pd.DataFrame # With `image`, `label`, `image 2`, `label 2`: from `strangers`, or the rows of an audit's finding
 )->plt.Figure:
     "Pairs of photos side by side, with their labels"
     columns,rows = min(4, len(pairs)),-(-len(pairs)//4)
@@ -214,12 +216,13 @@ def plot_pairs(
     fig.tight_layout(pad=.4)
     return fig
 
-# %% ../../nbs/13_data.explore.ipynb #85084719
+# %% ../../nbs/13_data.explore.ipynb #30f5caa8
 def explore(
     items:pd.DataFrame, # Items: photos, texts or both
     features:np.ndarray=None # N x D of any encoder; none for those of the texts where there are no photos
 )->pd.DataFrame: # The most misplaced items, or nothing where there are no labels
     "Look at everything there is to see"
+    if not len(items): raise WorkbookError('no items to look at')
     facts = photo_facts(items)
     whole = ~items.index.isin(facts.index[facts.error.notna()])
     if not whole.all(): log.warning('%d of %d photos cannot be read and are left out: audit names them', (~whole).sum(), len(items))
@@ -228,7 +231,7 @@ def explore(
     if labelled: plot_balance(items)
     if len(facts):
         plot_photo_facts(items, facts), plot_colors(items, facts)
-        montage(items.assign(label=items.label.fillna('no label')))
+        montage(items)
     if items.text.notna().any(): plot_text_lengths(items.assign(label=items.label.fillna('no label')))
     if features is None and not len(facts): features = text_features(items)
     elif features is not None: features = features[whole]

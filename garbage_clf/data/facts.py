@@ -59,17 +59,18 @@ def _header(im, content):
     return dict(bytes=len(content), format=im.format, mode=im.mode, width=im.width, height=im.height, deep=deep, frames=frames,
         transparent=bool(im.has_transparency_data), turned=im.getexif().get(0x112, 1) not in (0,1))
 
-# %% ../../nbs/12_data.facts.ipynb #b3c4157b
+# %% ../../nbs/12_data.facts.ipynb #abae5a4e
 def _appearance(im):
     "How a photo looks, and its small grey self"
     im.thumbnail((256,256), Image.BILINEAR, reducing_gap=3)
     grey = im.convert('L')
     stat,counts = ImageStat.Stat(grey),np.array(grey.histogram())/(grey.width*grey.height)
     red,green,blue = (round(m, 1) for m in ImageStat.Stat(im).mean)
-    return grey,dict(red=red, green=green, blue=blue, brightness=round(stat.mean[0], 1), contrast=round(stat.stddev[0], 1),
+    rows = (np.asarray(im)==128).all((1,2))[::-1] # What a JPEG decoder puts where the data have ended
+    return grey,dict(cut=round(float(rows.cumprod().mean()), 3), red=red, green=green, blue=blue, brightness=round(stat.mean[0], 1), contrast=round(stat.stddev[0], 1),
         dark=round(counts[:32].sum(), 3), light=round(counts[224:].sum(), 3), sharpness=round(sharpness(grey), 3))
 
-# %% ../../nbs/12_data.facts.ipynb #21af4a8b
+# %% ../../nbs/12_data.facts.ipynb #39e26c63
 def read_facts(
     content:bytes # Of a file
 )->tuple[dict,np.ndarray,np.ndarray]: # Facts or an error; 8 hashes and a grey 64 x 64 thumbnail, or None
@@ -81,12 +82,12 @@ def read_facts(
             im.draft('RGB', (256,256))
             grey,looks = _appearance(to_rgb(im))
             return dict(facts, **looks),hashes(grey),np.asarray(grey.resize((64,64), Image.BILINEAR, reducing_gap=3))
-    except Exception as e: return dict(error=_trouble(e), why=' '.join(str(e).split())[:200].replace('<_io.BytesIO', '<file')),None,None
+    except Exception as e: return dict(error=_trouble(e), why='no image format is recognised' if isinstance(e, UnidentifiedImageError) else ' '.join(str(e).split())[:200]),None,None
 
-# %% ../../nbs/12_data.facts.ipynb #6b7da735
+# %% ../../nbs/12_data.facts.ipynb #bb43d013
 def _database():
     "The facts that are known already"
-    path = cache_dir('facts-1.sqlite')
+    path = cache_dir('facts-2.sqlite')
     for _ in range(2):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,6 +139,6 @@ def photo_facts(
     facts = facts.reindex(columns=[*FACTS]).assign(digest=[rows[p][0] for p in paths])
     return facts.assign(hashes=[rows[p][2] for p in paths], thumb=[rows[p][3] for p in paths])
 
-# %% ../../nbs/12_data.facts.ipynb #66ac5210
+# %% ../../nbs/12_data.facts.ipynb #f0a9bdc8
 FACTS = ('error','why','bytes','format','mode','width','height','deep','frames','transparent','turned',
-    'red','green','blue','brightness','contrast','dark','light','sharpness')
+    'cut','red','green','blue','brightness','contrast','dark','light','sharpness')

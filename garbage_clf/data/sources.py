@@ -19,18 +19,18 @@ import pandas as pd
 from ..core import WorkbookError, atomic, cache_dir, log, whole_folder, write_text
 from .download import check_manifest, fetch_archive
 
-# %% ../../nbs/10_data.sources.ipynb #c34a2eda
+# %% ../../nbs/10_data.sources.ipynb #1d570658
 COLUMNS = ['image','text','label','split','group']
-SPLITS = {'train':'train', 'training':'train', 'valid':'valid', 'val':'valid', 'validation':'valid', 'test':'test'}
+SPLITS = {'train':'train', 'training':'train', 'valid':'valid', 'val':'valid', 'validation':'valid', 'test':'test', 'testing':'test'}
 
-# %% ../../nbs/10_data.sources.ipynb #8d6e35cb
+# %% ../../nbs/10_data.sources.ipynb #0cb996a8
 def to_items(
     rows # Anything `pd.DataFrame` takes, with some of `COLUMNS`
 )->pd.DataFrame: # All of `COLUMNS` in order, as strings or NA; then whatever other columns there are
     "Bring rows into the form that everything else expects"
     df = pd.DataFrame(rows).reset_index(drop=True)
-    own = df.reindex(columns=COLUMNS).astype('string')
-    own = own.assign(label=own.label.str.strip(), split=own.split.str.strip().str.lower()).replace(r'^\s*$', pd.NA, regex=True)
+    own = df.reindex(columns=COLUMNS).convert_dtypes().astype('string') # Numbers that are whole stay whole
+    own = own.assign(image=own.image.str.strip(), label=own.label.str.strip(), split=own.split.str.strip().str.lower()).replace(r'^\s*$', pd.NA, regex=True)
     odd = set(own.split.dropna()) - set(SPLITS)
     if odd: raise WorkbookError(f'split {sorted(odd)[0]!r} is not known: use train, valid and test')
     own['split'] = own.split.map(SPLITS).astype('string')
@@ -73,21 +73,24 @@ def _writable(paths):
     if bad: log.warning('%d files are left out, their names are not text: rename them (%s first)', len(bad), ascii(bad[0].name))
     return good
 
-# %% ../../nbs/10_data.sources.ipynb #475c2426
+# %% ../../nbs/10_data.sources.ipynb #55f21e9c
 def _class_rows(folder, split=None):
     "Rows from a folder whose sub-folders are classes"
     classes = [c for c in sorted(Path(folder).iterdir()) if c.is_dir() and not c.name.startswith(('.','__MACOSX'))]
+    for c in [c for c in classes if c.is_symlink() and c.resolve() in [o.resolve() for o in classes if o!=c]]:
+        log.warning('the class folder %s is a link to another one: left out', c.name)
+        classes.remove(c)
     return [dict(image=str(p), label=c.name, split=split) for c in classes for p in _writable(find_photos(c))]
 
-# %% ../../nbs/10_data.sources.ipynb #384c5a34
+# %% ../../nbs/10_data.sources.ipynb #2ee51714
 def _say_left_out(folder, rows):
     "Log what lies in a folder and is in no row"
     used = {r['image'] for r in rows}
     rest = [p for p in _files(folder) if str(p) not in used]
     if not rest: return
     kinds = pd.Series([p.suffix.lower() or 'no ending' for p in rest]).value_counts()
-    log.warning('%d files in %s are left out (%s): photos need a class folder and one of the endings %s',
-        len(rest), folder, ', '.join(f'{n} {k}' for k,n in kinds.items()), ' '.join(sorted(PHOTO_ENDINGS)))
+    log.warning('%s in %s left out (%s, %s first): they lie in no class folder of a known part, or have none of the endings %s',
+        '1 file' if len(rest)==1 else f'{len(rest)} files', folder, ', '.join(f'{n} {k}' for k,n in kinds.items()), min(rest).relative_to(folder), ' '.join(sorted(PHOTO_ENDINGS)))
 
 # %% ../../nbs/10_data.sources.ipynb #c9b1f92a
 def from_folder(
@@ -118,10 +121,10 @@ def from_photos(
     items = to_items(dict(image=[str(p) for p in photos]))
     return add_names(items) if names else items
 
-# %% ../../nbs/10_data.sources.ipynb #62b080e8
-CAMERA = {'img','dsc','dscn','dscf','dcim','pxl','mvimg','image','photo','picture','pic','screenshot','p','scan','untitled','copy'}
+# %% ../../nbs/10_data.sources.ipynb #2e9cd140
+CAMERA = {'whatsapp','img','dsc','dscn','dscf','dcim','pxl','mvimg','image','photo','picture','pic','screenshot','p','scan','untitled','copy'}
 
-# %% ../../nbs/10_data.sources.ipynb #a1324756
+# %% ../../nbs/10_data.sources.ipynb #26dacb4d
 def name_text(
     path:Path|str # A file's name or path
 )->str: # Its words in lower case; '' where it has none
@@ -130,8 +133,9 @@ def name_text(
     stem = re.sub(r'\.\w{1,5}$', '', stem)
     words = re.sub(r'[_\-+.()\[\]\s]+', ' ', stem).strip().lower().split()
     while words and (words[-1].isdigit() or words[-1]=='copy'): words.pop()
-    if words: words[-1] = re.sub(r'(?<=\D)\d+$', '', words[-1])
-    return '' if all(w in CAMERA or w.isdigit() for w in words) else ' '.join(words)
+    if words and not re.fullmatch(r'[0-9a-f]{8,}', words[-1]): words[-1] = re.sub(r'(?<=\D)\d+$', '', words[-1])
+    told = [w for w in words if not (w in CAMERA or w.isdigit() or re.fullmatch(r'(?=.*\d)[0-9a-f]{8,}', w))] # Hexadecimal names come from programs
+    return ' '.join(words) if told else ''
 
 # %% ../../nbs/10_data.sources.ipynb #74d2d3e3
 def add_names(
@@ -148,7 +152,7 @@ NAMES = dict(image=['image','filename','file_name','file','path','image_path','f
     text=['text','article','prompt','description','words','title','sentence','caption'],
     label=['label','class','category','target','label_idx'], split=['split','subset','set'], group=['group'])
 
-# %% ../../nbs/10_data.sources.ipynb #aa205ea2
+# %% ../../nbs/10_data.sources.ipynb #d0b00842
 def _choose(columns, where, said):
     "Which column holds what: as said, else by its name"
     odd = sorted(set(said)-set(NAMES))
@@ -163,7 +167,7 @@ def _choose(columns, where, said):
     if not {'image','text'} & set(chosen):
         raise WorkbookError(
             f'{where} has no column for photos or texts; it has {", ".join(columns)}: say which one holds the file names or '
-            'the words, for example image=NAME')
+            'the words, for example image=NAME (on the command line --columns image=NAME)')
     return chosen
 
 # %% ../../nbs/10_data.sources.ipynb #feaa3293
@@ -178,18 +182,19 @@ def _paths(names, folder, whole):
             'that holds them with photos=')
     return paths
 
-# %% ../../nbs/10_data.sources.ipynb #e12a25c2
+# %% ../../nbs/10_data.sources.ipynb #f83cc9cc
 def _locate(names, labels, folder, whole, optional):
     "Where the photos are: in `folder`, or in its class folders; nowhere, if they may be missing and are"
     flat = _paths(names, folder, whole)
-    if any(map(os.path.lexists, flat.dropna())): return flat
-    nested = _paths(labels.str.cat(names, sep='/'), folder, whole)
-    if any(map(os.path.lexists, nested.dropna())): return nested
+    if not any(map(os.path.lexists, flat.dropna())):
+        nested = _paths(labels.str.cat(names, sep='/'), folder, whole)
+        if any(map(os.path.lexists, nested.dropna())): flat = nested
     if not optional: return flat
-    log.warning('none of the %d photos is in %s: only the words are used', names.notna().sum(), folder)
-    return pd.Series(pd.NA, index=names.index, dtype='string')
+    gone = flat.notna() & ~flat.map(os.path.lexists, na_action='ignore').fillna(True).astype(bool)
+    if gone.any(): log.warning('%d of %d photos are not in %s: of those only the words are used', gone.sum(), names.notna().sum(), folder)
+    return flat.mask(gone)
 
-# %% ../../nbs/10_data.sources.ipynb #02e9825f
+# %% ../../nbs/10_data.sources.ipynb #fcc931e6
 def from_frame(
     df:pd.DataFrame, # One row an item
     folder:Path|str='.', # The folder that file names start from
@@ -204,10 +209,13 @@ def from_frame(
     if double: raise WorkbookError(f'{where} has the column `{double}` twice: rename one of them')
     if not len(df): raise WorkbookError(f'{where} has a header and no rows')
     rest = [c for c in df.columns if c not in chosen.values() and c not in COLUMNS and not ('label' in chosen and c=='label_idx')]
-    own = to_items({k: df[c] for k,c in chosen.items()})
+    try: own = to_items({k: df[c] for k,c in chosen.items()})
+    except WorkbookError as e: raise WorkbookError(f'{where}: {e}') from e
+    if photos and not Path(photos).is_dir(): raise WorkbookError(f'no folder {photos} to take the photos from: check the path')
     if 'image' in chosen:
         optional = chosen['image']!='image' and not columns.get('image') and 'text' in chosen
         own['image'] = _locate(own.image, own.label, str(Path(photos or folder).absolute()), not photos, optional)
+        if optional and own.image.isna().any(): rest.append(chosen['image']) # The names stay, for when the photos come
     return own.join(df[rest].loc[:,~df[rest].columns.duplicated()])
 
 # %% ../../nbs/10_data.sources.ipynb #06d4d70a
@@ -238,7 +246,7 @@ def _read_delimited(path):
 def _read_jsonl(path): return pd.read_json(path, lines=True, dtype=False, encoding='utf-8-sig')
 READERS = {'.csv':_read_delimited, '.tsv':_read_delimited, '.txt':_read_delimited, '.jsonl':_read_jsonl, '.ndjson':_read_jsonl, '.parquet':pd.read_parquet}
 
-# %% ../../nbs/10_data.sources.ipynb #36b879bb
+# %% ../../nbs/10_data.sources.ipynb #e2d4016f
 def from_table(
     path:Path|str, # .csv, .tsv, .txt, .jsonl, .ndjson or .parquet
     photos:Path|str=None, # The folder that file names start from, and must stay in; none for that of the table and whole paths
@@ -252,7 +260,8 @@ def from_table(
     try: df = read(path)
     except (ValueError, OSError, pd.errors.ParserWarning, csv.Error) as e: # pandas' and pyarrow's own are ValueErrors
         why = 'a row has more cells than the header' if isinstance(e, pd.errors.ParserWarning) else ' '.join(str(e).split())
-        raise WorkbookError(f'{path} is not a {path.suffix[1:]} file in UTF-8: {why}') from e
+        if isinstance(e, UnicodeDecodeError): why = 'it is not UTF-8, save it as that'
+        raise WorkbookError(f'cannot read {path}: {why}') from e
     return from_frame(df, path.parent, photos, str(path), **columns)
 
 # %% ../../nbs/10_data.sources.ipynb #86ab2e2b
@@ -333,11 +342,12 @@ def relabel(
     if gone.any(): log.warning('%d of %d items are left out by the mapping (%s)', gone.sum(), len(items), ', '.join(sorted(set(items.label[gone]))))
     return out[~gone].reset_index(drop=True)
 
-# %% ../../nbs/10_data.sources.ipynb #1a8078ec
+# %% ../../nbs/10_data.sources.ipynb #f4a150b6
 def join(
     *tables:pd.DataFrame # Items
 )->pd.DataFrame: # All of them; groups of different tables stay apart
     "One table from several"
+    if not tables: raise WorkbookError('nothing to join: give tables of items')
     named = [t.assign(group=f'{i} '+t.group) for i,t in enumerate(tables, 1)]
     return to_items(pd.concat(named, ignore_index=True))
 
@@ -398,9 +408,22 @@ def trashnet(
             'Move it away to download it afresh')
     return to_items(manifest.drop(columns='sha256').assign(image=[str(folder.absolute()/n) for n in manifest.image]))
 
-# %% ../../nbs/10_data.sources.ipynb #d8fcfc43
+# %% ../../nbs/10_data.sources.ipynb #e818027c
+def _from_any_folder(folder):
+    "Items from class folders, or without labels from a folder that has photos and no class folders"
+    inner = [d for d in sorted(Path(folder).iterdir()) if d.is_dir() and not d.name.startswith('.')]
+    if len(inner)==1 and (inner[0]/'train').is_dir():
+        log.warning('%s holds a split: it is taken, not %s', inner[0], folder)
+        return from_folder(inner[0])
+    if inner or not find_photos(folder): return from_folder(folder)
+    log.warning('%s has photos and no class folders: their labels are missing', folder)
+    return from_photos(folder)
+
+# %% ../../nbs/10_data.sources.ipynb #da25b3e6
 def _read(data, photos, columns):
     "Items from whatever `data` names, as it stands"
+    if (photos or columns) and not (Path(data).is_file() or Path(data).is_dir() and _split_files(data) or str(data).startswith('hf:')):
+        raise WorkbookError(f'{data} is no table: columns and a folder of photos can be named for tables only')
     if str(data)=='trashnet': return trashnet()
     if str(data)=='sample':
         from garbage_clf.data.sample import sample_items
@@ -408,7 +431,7 @@ def _read(data, photos, columns):
     kind,_,name = str(data).partition(':')
     if kind=='hf': return from_datasets(name, **columns)
     if kind=='fastai': return from_fastai(name)
-    if Path(data).is_dir(): return from_tables(data, photos, **columns) if _split_files(data) else from_folder(data)
+    if Path(data).is_dir(): return from_tables(data, photos, **columns) if _split_files(data) else _from_any_folder(data)
     if Path(data).is_file(): return from_table(data, photos, **columns)
     raise WorkbookError(
         f'no data at {data}: give `sample`, `trashnet`, a folder that holds one folder for each class, or a CSV')

@@ -20,28 +20,31 @@ def _groups(items):
     alone = pd.Series([f'item {i}' for i in range(len(items))], index=items.index, dtype='string')
     return items.group.fillna(alone).astype(str)
 
-# %% ../../nbs/12_data.splits.ipynb #6b826906
-def _order(members, seed):
-    "Groups in the order of dealing: large before small, otherwise by lot"
-    names = list(members)
+# %% ../../nbs/12_data.splits.ipynb #e7761c0c
+def _order(members, names, seed):
+    "Groups in the order of dealing: large before small, otherwise by lot, whatever the order of the rows"
+    names = sorted(members, key=names.get)
     lot = np.random.default_rng(seed).permutation(len(names))
     return [names[i] for i in sorted(lot, key=lambda i: -len(members[names[i]]))]
 
-# %% ../../nbs/12_data.splits.ipynb #cc174126
+# %% ../../nbs/12_data.splits.ipynb #3b80dc60
 def deal(
     items:pd.DataFrame, # With labels
     shares:dict[str,float], # Part to its share, in sum 1
     seed:int=42 # The same seed deals the same way
 )->pd.Series: # The part of each item, with the index of `items`
     "Divide items into parts, stratified by label, groups whole"
-    members,labels = defaultdict(list),items.label.fillna('').tolist()
-    groups = _groups(items).tolist()
-    for g,l in zip(groups, labels): members[g].append(l)
+    if seed<0: raise WorkbookError(f'seed {seed} is negative: choose 0 or more')
+    members,labels,names = defaultdict(list),items.label.fillna('').tolist(),{}
+    groups,own = _groups(items).tolist(),items.image.map(short_name, na_action='ignore').fillna(items.text).fillna('').tolist()
+    for g,l,n in zip(groups, labels, own):
+        members[g].append(l)
+        names[g] = min(n, names.get(g, n))
     main = {g: max(sorted(c := Counter(m)), key=c.get) for g,m in members.items()}
     waiting,parts = Counter(main.values()),{}
     wanted = {l: {p: n*share for p,share in shares.items()} for l,n in Counter(labels).items()}
     empty = {l: set(shares) for l in wanted}
-    for g in _order(members, seed):
+    for g in _order(members, names, seed):
         l = main[g]
         pool = [p for p in shares if p in empty[l]] if waiting[l]<=len(empty[l]) else shares
         parts[g] = max(pool, key=lambda p: sum(wanted[m][p] for m in members[g]))
@@ -66,13 +69,13 @@ def _leave_out(items, gone, why):
     if len(gone): log.warning('%d items are left out, %s: %s', len(gone), why, ', '.join(names))
     return items.drop(gone.index)
 
-# %% ../../nbs/12_data.splits.ipynb #23579987
+# %% ../../nbs/12_data.splits.ipynb #e291a4c6
 def _report_leaks(items):
     "Say what an existing split has divided"
     twins = items.group[leaking(items).index]
     for s in ('valid','test'):
         n,seen = (items.split==s).sum(),((items.split==s) & items.group.isin(twins)).sum()
-        if seen: log.warning('%d of %d %s items have a twin in what comes before: figures on them flatter, repair=True mends it', seen, n, s)
+        if seen: log.warning('%d of %d %s items have a twin in what comes before: figures on them flatter, a split with repair leaves the twins out', seen, n, s)
 
 # %% ../../nbs/12_data.splits.ipynb #52d60f42
 def _check_split(items):
@@ -84,7 +87,7 @@ def _check_split(items):
             f'{missing.sum()} of {len(items)} items have no split and the others do: fill in the column or empty it')
     return not missing.any()
 
-# %% ../../nbs/12_data.splits.ipynb #2259f4bb
+# %% ../../nbs/12_data.splits.ipynb #15e9d2c8
 def split(
     items:pd.DataFrame, # With labels, and groups if there are any
     valid:float=.15, # Share that chooses the best epoch, 0..1
@@ -96,7 +99,10 @@ def split(
     "Give every item a split: stratified by label, groups never divided"
     if valid<0 or test<0 or valid+test>=1: raise WorkbookError(f'valid={valid} and test={test} leave nothing to train on')
     kept = _check_split(items) and keep_split
-    wrong = contradictory(items)
+    wrong,known = contradictory(items),set(items.label.dropna())
+    twice = items[items.image.notna() & items.duplicated(['image','text','label'])]
+    if not kept or repair: items = _leave_out(items, twice, 'they are listed twice')
+    wrong = wrong[wrong.index.isin(items.index)]
     out = items if kept and not repair else _leave_out(items, wrong, 'the same photo has another label elsewhere')
     if kept and repair: out = _leave_out(out, leaking(out), 'they are twins of items that judge them')
     if kept: _report_leaks(out)
@@ -105,6 +111,7 @@ def split(
     if kept and valid and not (out.split=='valid').any() and len(rest):
         out = out.assign(split=deal(rest, dict(train=1-valid, valid=valid), seed).reindex(out.index).fillna(out.split))
         log.info('no valid items in the data: %d of %d train items are used to choose the best epoch', (out.split=='valid').sum(), len(rest))
+    if lost := sorted(known-set(out.label)): log.warning('class %s has no item left', ', '.join(lost))
     _say_lost(out)
     return out
 
