@@ -33,8 +33,13 @@ def seconds(
         return time.perf_counter()-start
     return median(once() for _ in range(times))
 
-# %% ../../nbs/55_use.bench.ipynb #e0d71aab
-def fastai_batches(items, size, batch_size, device):
+# %% ../../nbs/55_use.bench.ipynb #7c2490fa
+def fastai_batches(
+    items:pd.DataFrame, # With photos, labels and a split
+    size:int, # Pixels
+    batch_size:int, # Photos
+    device:str # Where batches go
+):
     "fastai's stock pipeline: `ImageBlock`, `Resize`, `aug_transforms`"
     from fastai.vision.all import CategoryBlock, ColReader, DataBlock, ImageBlock, IndexSplitter, Normalize, Resize, ResizeMethod, aug_transforms, imagenet_stats
     block = DataBlock((ImageBlock, CategoryBlock), get_x=ColReader('image'), get_y=ColReader('label'), splitter=IndexSplitter(np.where(items.split=='valid')[0]),
@@ -52,23 +57,38 @@ class Files(torch.utils.data.Dataset):
         from PIL import Image
         return self.transform(Image.open(self.paths[i]).convert('RGB')),self.labels[i]
 
-# %% ../../nbs/55_use.bench.ipynb #c4832f0a
-def torchvision_batches(items, size, batch_size, device):
+# %% ../../nbs/55_use.bench.ipynb #7e1c5173
+def torchvision_batches(
+    items:pd.DataFrame, # With photos and labels
+    size:int, # Pixels
+    batch_size:int, # Photos
+    device:str # Where batches go
+):
     "torchvision's transforms and torch's `DataLoader`"
     from torchvision.transforms import v2 as T
     steps = [T.Resize((size,size)), T.RandomHorizontalFlip(), T.RandomAffine(15, scale=(1,1.15)), T.ColorJitter(.2, .2), T.ToImage(), T.ToDtype(torch.float32, scale=True),
         T.Normalize((.485,.456,.406), (.229,.224,.225))]
     return torch.utils.data.DataLoader(Files(items, T.Compose(steps)), batch_size, shuffle=True, num_workers=os.cpu_count())
 
-# %% ../../nbs/55_use.bench.ipynb #0d19cc00
-def timm_batches(items, size, batch_size, device):
+# %% ../../nbs/55_use.bench.ipynb #ad90ed49
+def timm_batches(
+    items:pd.DataFrame, # With photos and labels
+    size:int, # Pixels
+    batch_size:int, # Photos
+    device:str # Where batches go
+):
     "timm's `create_loader` with its default augmentation"
     from timm.data import create_loader
     gpu = torch.device(device).type=='cuda'
     return create_loader(Files(items), (3,size,size), batch_size, is_training=True, num_workers=os.cpu_count(), use_prefetcher=gpu, device=torch.device(device), persistent_workers=False)
 
-# %% ../../nbs/55_use.bench.ipynb #92cb1b43
-def our_batches(items, size, batch_size, device):
+# %% ../../nbs/55_use.bench.ipynb #1202ee88
+def our_batches(
+    items:pd.DataFrame, # With photos and labels
+    size:int, # Pixels
+    batch_size:int, # Photos
+    device:str # Where batches go
+):
     "Pixels from the store, augmented where they lie"
     x = on_device(photo_pixels(items.image, size)[0], device)
     y = torch.from_numpy(pd.factorize(items.label, sort=True)[0])
@@ -291,8 +311,10 @@ def bench(
             for k,v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k:v})
     return compared(rows)
 
-# %% ../../nbs/55_use.bench.ipynb #bf2d8082
-def machine(device:str='cpu')->str:
+# %% ../../nbs/55_use.bench.ipynb #6bb239eb
+def machine(
+    device:str='cpu' # Where it was measured
+)->str: # Processor, cores and versions
     "What was measured on"
     from importlib.metadata import version
     chip = torch.cuda.get_device_name(device) if torch.device(device).type=='cuda' else platform.processor() or platform.machine()
