@@ -255,11 +255,11 @@ LEVELS = dict(train=logging.INFO, demo=logging.INFO, split=logging.INFO, bench=l
 USAGE = '\n'.join(['usage: garbage-clf COMMAND ... [--debug]', '', *(f'  {k:10} {f.__doc__}' for k,f in COMMANDS.items()), '',
     'garbage-clf COMMAND --help tells what it takes.'])
 
-# %% ../nbs/54_cli.ipynb #a05e738a
+# %% ../nbs/54_cli.ipynb #f59cc5b1
 def _parse(words):
     "The function that some words ask for, and its arguments"
     f = COMMANDS[words[0]]
-    p = anno_parser(f, prog=f'garbage-clf {words[0]}', pos=['data'] if f is evaluate else None)
+    p = anno_parser(f, prog=f'garbage-clf {words[0]}', pos=['data'] if f in (evaluate,bench) else None)
     args = vars(p.parse_args(words[1:]))
     kw = {k:v for k,v in args.items() if k not in ('pdb','xtra')}
     return f, [kw.pop('run'), *kw.pop('paths')] if 'paths' in kw else [], kw
