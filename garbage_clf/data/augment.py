@@ -67,20 +67,26 @@ def colour_maps(
     offset = ((1-c)*b*mean)[:,None]*to_grey.sum(2) + _between(u[:,9:12], -aug.channel, aug.channel)
     return (b*c)[:,None,None]*to_grey,offset
 
-# %% ../../nbs/14_data.augment.ipynb #2b71cc40
-def augment(
-    xb:torch.Tensor, # B x 3 x H x W, uint8 or float 0..255
-    u:torch.Tensor, # B x 12, 0..1, on the same device
-    aug:Augmentation # The limits
-)->torch.Tensor: # The same shape, float 0..255, channels last
-    "Change each photo of a batch in its own way"
-    x = xb.float()
+# %% ../../nbs/14_data.augment.ipynb #7fe1c161
+def _change(x, u, aug):
+    "Warp and colour of float photos"
     if aug.rotate or aug.shift or aug.shear or tuple(aug.zoom)!=(1,1):
         x = F.grid_sample(x, F.affine_grid(warps(u, aug), x.shape, align_corners=False), padding_mode='reflection', align_corners=False)
     elif aug.flip: x = torch.where((u[:,0]<aug.flip)[:,None,None,None], x.flip(-1), x)
     if not (aug.brightness or aug.contrast or aug.saturation or aug.channel): return x
-    means = x.mean((2,3))@torch.tensor(GREY, device=x.device)
-    matrix,offset = colour_maps(u, aug, means)
-    if aug.saturation==0: x = x*matrix[:,0,0,None,None,None]+offset[:,:,None,None]
-    else: x = torch.einsum('bij,bjhw->bihw', matrix, x)+offset[:,:,None,None]
-    return x.clamp_(0, 255)
+    matrix,offset = colour_maps(u, aug, x.mean((2,3))@torch.tensor(GREY, device=x.device))
+    x = torch.einsum('bij,bjhw->bihw', matrix, x) if aug.saturation else x*matrix[:,0,0,None,None,None]
+    return x.add_(offset[:,:,None,None]).clamp_(0, 255)
+
+# %% ../../nbs/14_data.augment.ipynb #f5c88e77
+def augment(
+    xb:torch.Tensor, # B x 3 x H x W, uint8 or float 0..255
+    u:torch.Tensor, # B x 12, 0..1, on the same device
+    aug:Augmentation, # The limits
+    piece:int=8 # Photos at a time on a CPU
+)->torch.Tensor: # The same shape, float 0..255, channels last
+    "Change each photo of a batch in its own way"
+    if xb.device.type!='cpu' or len(xb)<=piece: return _change(xb.float(), u, aug).contiguous(memory_format=torch.channels_last)
+    out = torch.empty(xb.shape, memory_format=torch.channels_last)
+    for i in range(0, len(xb), piece): out[i:i+piece] = _change(xb[i:i+piece].float(), u[i:i+piece], aug)
+    return out

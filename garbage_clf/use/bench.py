@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['PEERS', 'seconds', 'fastai_batches', 'Files', 'torchvision_batches', 'timm_batches', 'our_batches', 'bench_batches',
-           'bench_steps', 'bench_epochs', 'bench_head', 'own_memory', 'bench_memory', 'compared', 'bench', 'machine']
+           'bench_steps', 'bench_epochs', 'bench_head', 'own_memory', 'bench_memory', 'compared', 'fresh_cache',
+           'bench', 'machine']
 
-# %% ../../nbs/55_use.bench.ipynb #7c7ffd0f
+# %% ../../nbs/55_use.bench.ipynb #af9bf0ac
 import os, platform, tempfile, time
+from contextlib import contextmanager
 from statistics import median
 
 import numpy as np, pandas as pd
@@ -182,7 +184,7 @@ def _peer_epoch(peer, items, model, size, batch_size, device):
         for xb,yb in PEERS[peer](train, size, batch_size, device): step(xb.to(device), yb.to(device))
     return epoch
 
-# %% ../../nbs/55_use.bench.ipynb #debf04eb
+# %% ../../nbs/55_use.bench.ipynb #0899e456
 def bench_epochs(
     items:pd.DataFrame, # With photos, labels and a split
     model:str, # A backbone by name
@@ -190,14 +192,14 @@ def bench_epochs(
     batch_size:int, # Photos
     device:str, # Where
     peers, # Names from `PEERS`
-    most:int=256 # Training photos; more would only take longer on a CPU
+    most:int=128 # Training photos, on a CPU; on a GPU all of them
 )->list[dict]: # Rows of the table
     "Training photos a second through whole epochs"
-    few = pd.concat([items[items.split=='train'][:most], items[items.split=='valid'][:16]], ignore_index=True)
+    few = pd.concat([items[items.split=='train'][:most if device=='cpu' else None], items[items.split=='valid'][:16]], ignore_index=True)
     n,rows = (few.split=='train').sum(),[]
     for who in ('ours', *peers):
         epoch = _our_epoch(few, model, size, batch_size, device) if who=='ours' else _peer_epoch(who, few, model, size, batch_size, device)
-        epoch() # The first one warms up
+        if device!='cpu': epoch() # The first one warms up
         rows.append(dict(what='training epoch: photos a second', who=who, value=n/seconds(epoch, 1 if device=='cpu' else 3, device)))
         log.info('epochs of %s: %.0f photos a second', who, rows[-1]['value'])
     return rows
@@ -212,8 +214,8 @@ def _our_head(items, recipe, device):
         took = time.perf_counter()-start
         return took,float(run.stats.val_accuracy[run.stats.val_loss.idxmin()]),run.metrics['seconds']
 
-# %% ../../nbs/55_use.bench.ipynb #88c38d73
-def _fastai_head(items, recipe, device, goal, epochs=3):
+# %% ../../nbs/55_use.bench.ipynb #2c1ec665
+def _fastai_head(items, recipe, device, goal, epochs=2):
     "Seconds until fastai's frozen fit reaches a valid accuracy, and the accuracy it has then"
     from fastai.learner import Learner
     from fastai.losses import CrossEntropyLossFlat
@@ -250,9 +252,10 @@ def bench_head(
     took,reached = _fastai_head(items, recipe, device, goal)
     return rows + [dict(what='photos to a head on a frozen network: seconds', who='fastai', value=took, note=f'valid {reached:.1%}')]
 
-# %% ../../nbs/55_use.bench.ipynb #c34ea00a
-def own_memory()->float: # Megabytes; pages of mapped files do not count
+# %% ../../nbs/55_use.bench.ipynb #c5c32af6
+def own_memory()->float: # Megabytes; pages of mapped files do not count; NaN where the system does not tell (Linux does)
     "What this process holds of its own"
+    if not os.path.exists('/proc/self/status'): return float('nan')
     with open('/proc/self/status') as f: return next(int(l.split()[1]) for l in f if l.startswith('RssAnon'))/1024
 
 # %% ../../nbs/55_use.bench.ipynb #d742c670
@@ -285,7 +288,22 @@ def compared(
     times = times.where(~t.what.str.contains('seconds|MB'), 1/times)
     return t.assign(ours=times.round(1).where(t.who!='ours')).fillna({'note':''} if 'note' in t else {})
 
-# %% ../../nbs/55_use.bench.ipynb #067eac0d
+# %% ../../nbs/55_use.bench.ipynb #71ac8245
+@contextmanager
+def fresh_cache(
+    model:str # Whose weights are kept at hand: fetching them is not what is measured
+):
+    "An empty cache and the same random numbers, for the length of a block"
+    seed_everything(0)
+    before = {k: os.environ.get(k) for k in ('GARBAGE_CLF_CACHE','GARBAGE_CLF_WEIGHTS')}
+    os.environ['GARBAGE_CLF_WEIGHTS'] = str(get_weights(model).parent)
+    with tempfile.TemporaryDirectory() as tmp:
+        os.environ['GARBAGE_CLF_CACHE'] = tmp
+        try: yield
+        finally:
+            for k,v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k:v})
+
+# %% ../../nbs/55_use.bench.ipynb #bb912eda
 def bench(
     items:pd.DataFrame, # With photos, labels and a split
     model:str='mobilenet_v2', # A backbone by name
@@ -294,22 +312,14 @@ def bench(
     device:str='cpu', # Where
     peers=(), # Names from `PEERS`
 )->pd.DataFrame: # what, who, value, ours (how many times better), note
-    "Everything measured, with an empty cache of its own"
-    seed_everything(0)
-    before = {k: os.environ.get(k) for k in ('GARBAGE_CLF_CACHE','GARBAGE_CLF_WEIGHTS')}
-    os.environ['GARBAGE_CLF_WEIGHTS'] = str(get_weights(model).parent) # Fetching them is not what is measured
-    with tempfile.TemporaryDirectory() as tmp:
-        os.environ['GARBAGE_CLF_CACHE'] = tmp
-        try:
-            rows = bench_head(items, model, size, device, peers)
-            os.environ['GARBAGE_CLF_CACHE'] = f'{tmp}/2'
-            rows += bench_batches(items, size, batch_size, device, peers)
-            rows += bench_steps(model, items.label.nunique(), size, batch_size, device)
-            rows += bench_epochs(items, model, size, batch_size, device, peers)
-            rows += bench_memory()
-        finally:
-            for k,v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k:v})
-    return compared(rows)
+    "Everything measured, with empty caches of its own"
+    with fresh_cache(model):
+        rows = bench_head(items, model, size, device, peers)
+    with fresh_cache(model):
+        rows += bench_batches(items, size, batch_size, device, peers)
+        rows += bench_steps(model, items.label.nunique(), size, batch_size, device)
+        rows += bench_epochs(items, model, size, batch_size, device, peers)
+    return compared(rows + bench_memory())
 
 # %% ../../nbs/55_use.bench.ipynb #6bb239eb
 def machine(
