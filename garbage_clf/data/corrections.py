@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['CORRECTIONS', 'ACTIONS', 'read_corrections', 'correct']
 
-# %% ../../nbs/12_data.corrections.ipynb #390d573c
+# %% ../../nbs/12_data.corrections.ipynb #9afcd67d
 from importlib.resources import files
 from pathlib import Path
 
 import pandas as pd
 
 from ..core import WorkbookError, log
-from .sources import from_table
 
 # %% ../../nbs/12_data.corrections.ipynb #84b40085
 CORRECTIONS = ['image','text','label','action','reason']

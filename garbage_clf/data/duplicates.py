@@ -6,9 +6,8 @@
 __all__ = ['ALIKE', 'CROWD', 'STRICT', 'PLAIN', 'similar_hashes', 'likeness', 'near_pairs', 'plain_words', 'duplicate_groups',
            'group_duplicates', 'contradictory']
 
-# %% ../../nbs/12_data.duplicates.ipynb #81a6cecc
+# %% ../../nbs/12_data.duplicates.ipynb #6d28cc7b
 import os
-from pathlib import Path
 
 import numpy as np, pandas as pd
 

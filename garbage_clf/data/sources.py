@@ -278,11 +278,10 @@ def from_tables(
     if 'train' not in parts.values(): raise WorkbookError(f'no table called train in {folder}: it should hold train.csv, valid.csv and test.csv')
     return pd.concat([from_table(p, photos, **columns).assign(split=pd.Series(s, dtype='string')[0]) for p,s in parts.items()], ignore_index=True).astype({'split':'string'})
 
-# %% ../../nbs/10_data.sources.ipynb #fd403fd7
+# %% ../../nbs/10_data.sources.ipynb #ea03eb6a
 def _keep_bytes(image):
     "Path of a photo of a `datasets` row, written to the cache if it is only bytes"
-    import hashlib, io
-    from PIL import Image
+    import hashlib
     if image is None: return None
     if image['path'] and os.path.isabs(image['path']) and os.path.exists(image['path']): return image['path']
     content = image['bytes']

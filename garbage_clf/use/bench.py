@@ -214,13 +214,12 @@ def _our_head(items, recipe, device):
         took = time.perf_counter()-start
         return took,float(run.stats.val_accuracy[run.stats.val_loss.idxmin()]),run.metrics['seconds']
 
-# %% ../../nbs/55_use.bench.ipynb #2c1ec665
+# %% ../../nbs/55_use.bench.ipynb #5a26e162
 def _fastai_head(items, recipe, device, goal, epochs=2):
     "Seconds until fastai's frozen fit reaches a valid accuracy, and the accuracy it has then"
     from fastai.learner import Learner
     from fastai.losses import CrossEntropyLossFlat
     from fastai.metrics import accuracy
-    from garbage_clf.models.core import param_groups
     start = time.perf_counter()
     model = build_model(recipe.model, items.label.nunique(), recipe.pretrained, hidden=recipe.hidden, dropout=recipe.dropout)
     net = torch.nn.Sequential(model.backbone.body, model.head)
