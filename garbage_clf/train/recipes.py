@@ -15,7 +15,7 @@ from ..core import WorkbookError, write_json
 from ..data.augment import AUGMENTATIONS
 from ..models.core import choose
 
-# %% ../../nbs/30_train.recipes.ipynb #0bd405fb
+# %% ../../nbs/30_train.recipes.ipynb #51d39b51
 @dataclass(frozen=True)
 class Recipe:
     "Every choice of one training"
@@ -33,7 +33,7 @@ class Recipe:
     dropout:float=.5 # Share of features that the head forgets in training
     label_smoothing:float=0. # Share of the truth given to the other classes
     augment:str='none' # How training photos are changed, afresh in each epoch: one of `AUGMENTATIONS`
-    views:int=1 # Frozen: views of each training photo; 2 with its mirror image, 3 and more with augmented ones
+    views:int=2 # Frozen: views of each training photo; 2 with its mirror image, 3 and more with augmented ones
     monitor:str='valid_loss' # What the best epoch is best in: `valid_loss` or `valid_accuracy`
     seed:int=42 # Start of all random numbers in training; the split does not depend on it
 

@@ -95,30 +95,41 @@ def results_metrics(
     cols = [f'probability_{c}' for c in classes]
     return {s: classification_metrics(df.actual, df[cols], classes) for s in ('test','valid') if len(df := results[results.split==s])}
 
-# %% ../../nbs/33_train.run.ipynb #1f67e9b7
+# %% ../../nbs/33_train.run.ipynb #70d7b30a
 def _learner(net, x, y, splits, recipe, device, checkpoint):
     "fastai's `Learner` with our callbacks"
-    import fastai.callback.schedule # Gives `Learner` its `fit_one_cycle`
     from fastai.learner import Learner
     from fastai.losses import CrossEntropyLossFlat
     from fastai.metrics import accuracy
     from garbage_clf.data.loaders import tensor_loaders
-    from garbage_clf.train.callbacks import Augment, Autocast, EpochStats, KeepBest, PickView
+    from garbage_clf.train.callbacks import Augment, Autocast, EpochStats, KeepBest, Mean, PickView, StepGraph
+    from garbage_clf.train.optimizers import by_decay, optimizer
     whole = isinstance(net, ImageClassifier)
     cbs = [KeepBest(monitor=recipe.monitor), EpochStats(), checkpoint] + ([Autocast()] if whole else [PickView()])
     if whole and recipe.augment!='none': cbs.append(Augment(AUGMENTATIONS[recipe.augment]))
-    dls = tensor_loaders(x, y, splits, recipe.batch_size, device)
-    loss = CrossEntropyLossFlat(label_smoothing=recipe.label_smoothing)
-    return Learner(dls, net.to(device), loss, metrics=accuracy, cbs=cbs, **({'splitter':param_groups} if whole else {}))
+    if torch.device(device).type=='cuda': cbs.append(StepGraph())
+    return Learner(tensor_loaders(x, y, splits, recipe.batch_size, device), net.to(device), CrossEntropyLossFlat(label_smoothing=recipe.label_smoothing),
+        metrics=Mean(accuracy), cbs=cbs, opt_func=optimizer('adamw'), wd_bn_bias=True, train_bn=False,
+        splitter=lambda m: by_decay(param_groups(m) if whole else [list(m.parameters())]))
 
-# %% ../../nbs/33_train.run.ipynb #9ece1c7a
+# %% ../../nbs/33_train.run.ipynb #c313fcba
+def _schedule(learn, recipe):
+    "The learning rate over the training; weight decay for weights alone"
+    from fastai.callback.schedule import ParamScheduler
+    from garbage_clf.train.schedules import rates
+    if learn.opt is None: learn.create_opt()
+    n = len(learn.opt.param_groups)//2
+    lrs = [lr for i in range(n) for lr in [recipe.lr*(.1**((n-1-i)/max(n-1, 1)))]*2]
+    learn.opt.set_hyper('wd', [recipe.weight_decay,0.]*n)
+    return ParamScheduler({'lr': lambda pos: rates(pos, 'one-cycle', 0, 0, lrs)})
+
+# %% ../../nbs/33_train.run.ipynb #777a9e17
 def _train(net, x, y, splits, recipe, device, checkpoint):
     "Train in place; the best epoch's weights remain. Returns one row an epoch"
     learn = _learner(net, x, y, splits, recipe, device, checkpoint)
-    lr = recipe.lr if recipe.frozen else slice(recipe.lr/10, recipe.lr)
     with ExitStack() as quiet:
         if not in_notebook(): quiet.enter_context(learn.no_bar()), quiet.enter_context(learn.no_logging())
-        learn.fit_one_cycle(recipe.epochs, lr, wd=recipe.weight_decay)
+        learn.fit(recipe.epochs, cbs=_schedule(learn, recipe))
     if learn.epoch_stats.trouble: raise WorkbookError(f'{learn.epoch_stats.trouble}, for example --lr {recipe.lr/10:.1g}')
     if checkpoint.trouble:
         raise WorkbookError(f'{checkpoint.trouble}: choose another --out, or leave out --resume after moving it away')

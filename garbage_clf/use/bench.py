@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['PEERS', 'seconds', 'fastai_batches', 'Files', 'torchvision_batches', 'timm_batches', 'our_batches', 'bench_batches',
-           'bench_steps', 'bench_epochs', 'bench_head', 'own_memory', 'bench_memory', 'compared', 'fresh_cache',
-           'bench', 'machine']
+           'bench_steps', 'bench_epochs', 'bench_goal', 'bench_head', 'own_memory', 'bench_growth', 'bench_sizes',
+           'compared', 'fresh_cache', 'bench', 'machine']
 
-# %% ../../nbs/55_use.bench.ipynb #af9bf0ac
+# %% ../../nbs/55_use.bench.ipynb #dc856570
 import os, platform, tempfile, time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from statistics import median
 
 import numpy as np, pandas as pd
@@ -20,6 +21,7 @@ from ..data.augment import AUGMENTATIONS, DRAWS, augment
 from ..data.loaders import tensor_loaders
 from ..data.pixels import on_device, photo_pixels
 from ..models.core import autocast, build_model, get_weights
+from ..train.schedules import SCHEDULES
 
 # %% ../../nbs/55_use.bench.ipynb #fca74177
 def seconds(
@@ -116,24 +118,26 @@ def bench_batches(
     split = items.assign(split='train')
     return rows + [dict(what='augmented batches: photos a second', who=p, value=rate(lambda _,*a: PEERS[p](split, *a))) for p in peers]
 
-# %% ../../nbs/55_use.bench.ipynb #37f9d1dd
-def _stepper(net, device, ours):
+# %% ../../nbs/55_use.bench.ipynb #764dccce
+def _stepper(net, device, fast):
     "A function that takes one training step"
-    if ours: net = net.to(memory_format=torch.channels_last)
-    opt = torch.optim.AdamW(net.train().to(device).parameters(), 1e-3, fused=ours)
+    gpu = torch.device(device).type=='cuda'
+    if fast: net = net.to(memory_format=torch.channels_last)
+    opt = torch.optim.AdamW(net.train().to(device).parameters(), torch.tensor(1e-3, device=device) if gpu else 1e-3, fused=fast or gpu, capturable=gpu)
     def step(xb, yb):
-        if ours:
-            with autocast(device): loss = torch.nn.functional.cross_entropy(net(xb), yb)
-        else: loss = torch.nn.functional.cross_entropy(net(xb), yb)
+        with autocast(device) if fast else nullcontext(): loss = torch.nn.functional.cross_entropy(net(xb), yb)
         loss.backward()
         opt.step()
         opt.zero_grad()
+    def rate(lr):
+        for g in opt.param_groups: g['lr'].fill_(lr) if gpu else g.update(lr=lr)
+    step.rate = rate
     return step
 
 # %% ../../nbs/55_use.bench.ipynb #20e86ef3
 def _bare(model): return torch.nn.Sequential(model.backbone.body, model.head) # Peers normalise in their loaders
 
-# %% ../../nbs/55_use.bench.ipynb #ad193575
+# %% ../../nbs/55_use.bench.ipynb #330fe7a3
 def bench_steps(
     model:str, # A backbone by name
     classes:int, # How many
@@ -144,47 +148,73 @@ def bench_steps(
     "Photos a second of the training step alone"
     xb,yb = torch.randint(0, 256, (batch_size,3,size,size), dtype=torch.uint8, device=device),torch.zeros(batch_size, dtype=torch.long, device=device)
     rows = []
-    for who,ours in (('ours',True),('plain eager',False)):
-        net = build_model(model, classes, pretrained=False)
-        step = _stepper(net if ours else _bare(net), device, ours)
-        x = xb if ours else xb.float()/255
-        step(x, yb)
-        rows.append(dict(what='training step alone: photos a second', who=who, value=batch_size/seconds(lambda: step(x, yb), 3, device)))
+    for who in ('ours','plain eager') + (('limit: one CUDA graph',) if torch.device(device).type=='cuda' else ()):
+        net,x = build_model(model, classes, pretrained=False),xb if who!='plain eager' else xb.float()/255
+        step = _stepper(net if who!='plain eager' else _bare(net), device, who!='plain eager')
+        once = partial(step, x, yb)
+        once()
+        if who.startswith('limit'): once = _recorded(once)
+        rows.append(dict(what='training step alone: photos a second', who=who, value=batch_size/seconds(once, 3 if device=='cpu' else 30, device)))
     return rows
 
-# %% ../../nbs/55_use.bench.ipynb #eaf4c85e
-def _our_epoch(items, model, size, batch_size, device):
-    "A function that trains one epoch our way"
+# %% ../../nbs/55_use.bench.ipynb #f3cfc8d2
+def _recorded(step):
+    "A step as one CUDA graph, warmed up on a stream of its own"
+    from garbage_clf.train.callbacks import record
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3): step()
+    torch.cuda.current_stream().wait_stream(side)
+    return record(step, lambda: None)
+
+# %% ../../nbs/55_use.bench.ipynb #cfd7306e
+def _our_learner(items, model, size, batch_size, device, pretrained=False):
+    "A `Learner` as `fit` has it"
     from fastai.learner import Learner
     from fastai.losses import CrossEntropyLossFlat
-    from garbage_clf.train.callbacks import Augment, Autocast
+    from fastai.metrics import accuracy
+    from garbage_clf.models.core import param_groups
+    from garbage_clf.train.callbacks import Augment, Autocast, EpochStats, Mean, StepGraph
+    from garbage_clf.train.optimizers import by_decay, optimizer
     x,y = on_device(photo_pixels(items.image, size)[0], device),torch.from_numpy(pd.factorize(items.label, sort=True)[0])
     dls = tensor_loaders(x, y.to(x.device) if isinstance(x, torch.Tensor) else y, items.split, batch_size, device)
-    net = build_model(model, items.label.nunique(), pretrained=False).to(memory_format=torch.channels_last)
-    learn = Learner(dls, net, CrossEntropyLossFlat(), cbs=[Autocast(),Augment(AUGMENTATIONS['ours'])])
-    return _quiet(learn)
+    net = build_model(model, items.label.nunique(), pretrained).to(device, memory_format=torch.channels_last)
+    cbs = [Autocast(),Augment(AUGMENTATIONS['ours']),EpochStats()] + ([StepGraph()] if torch.device(device).type=='cuda' else [])
+    return Learner(dls, net, CrossEntropyLossFlat(), metrics=Mean(accuracy), cbs=cbs, opt_func=optimizer('adamw'), wd_bn_bias=True, train_bn=False,
+        splitter=lambda m: by_decay(param_groups(m)))
 
-# %% ../../nbs/55_use.bench.ipynb #b655495b
-def _quiet(learn):
-    "A function that trains a learner for one epoch without printing"
-    def epoch():
-        with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
-    return epoch
+# %% ../../nbs/55_use.bench.ipynb #f5bcf4ea
+def _fastai_learner(items, model, size, batch_size, device, pretrained=False):
+    "fastai's stock `Learner` and loaders"
+    from fastai.learner import Learner
+    from fastai.losses import CrossEntropyLossFlat
+    from fastai.metrics import accuracy
+    net = _bare(build_model(model, items.label.nunique(), pretrained))
+    return Learner(fastai_batches(items, size, batch_size, device), net, CrossEntropyLossFlat(), metrics=accuracy)
 
-# %% ../../nbs/55_use.bench.ipynb #1e5fc9ff
-def _peer_epoch(peer, items, model, size, batch_size, device):
-    "A function that trains one epoch a peer's way"
-    net = _bare(build_model(model, items.label.nunique(), pretrained=False))
-    if peer=='fastai':
-        from fastai.learner import Learner
-        from fastai.losses import CrossEntropyLossFlat
-        return _quiet(Learner(fastai_batches(items, size, batch_size, device), net, CrossEntropyLossFlat()))
-    step,train = _stepper(net, device, False),items[items.split=='train']
-    def epoch():
-        for xb,yb in PEERS[peer](train, size, batch_size, device): step(xb.to(device), yb.to(device))
-    return epoch
+# %% ../../nbs/55_use.bench.ipynb #382cad4f
+def _quietly(learn, *args, **kw):
+    "Train a learner without printing"
+    with learn.no_bar(), learn.no_logging(): learn.fit(*args, **kw)
 
-# %% ../../nbs/55_use.bench.ipynb #0899e456
+# %% ../../nbs/55_use.bench.ipynb #a81d7e59
+def _epoch_seconds(who, items, model, size, batch_size, device):
+    "Seconds of a training epoch; on a GPU the median of three after one to warm up"
+    gpu = torch.device(device).type=='cuda'
+    if who=='ours':
+        learn = _our_learner(items, model, size, batch_size, device)
+        _quietly(learn, 4 if gpu else 1, 1e-3)
+        return median(r['seconds'] for r in learn.epoch_stats.rows[gpu:])
+    if who=='fastai': epoch = partial(_quietly, _fastai_learner(items, model, size, batch_size, device), 1, 1e-3)
+    else:
+        step = _stepper(_bare(build_model(model, items.label.nunique(), pretrained=False)), device, gpu and who=='timm')
+        def epoch():
+            for xb,yb in PEERS[who](items[items.split=='train'], size, batch_size, device): step(xb.to(device), yb.to(device))
+    if gpu: epoch()
+    return seconds(epoch, 3 if gpu else 1, device)
+
+# %% ../../nbs/55_use.bench.ipynb #3e24b914
 def bench_epochs(
     items:pd.DataFrame, # With photos, labels and a split
     model:str, # A backbone by name
@@ -198,10 +228,61 @@ def bench_epochs(
     few = pd.concat([items[items.split=='train'][:most if device=='cpu' else None], items[items.split=='valid'][:16]], ignore_index=True)
     n,rows = (few.split=='train').sum(),[]
     for who in ('ours', *peers):
-        epoch = _our_epoch(few, model, size, batch_size, device) if who=='ours' else _peer_epoch(who, few, model, size, batch_size, device)
-        if device!='cpu': epoch() # The first one warms up
-        rows.append(dict(what='training epoch: photos a second', who=who, value=n/seconds(epoch, 1 if device=='cpu' else 3, device)))
+        took = _epoch_seconds(who, few, model, size, batch_size, device)
+        rows.append(dict(what='training epoch: photos a second', who=who, value=n/took))
         log.info('epochs of %s: %.0f photos a second', who, rows[-1]['value'])
+    return rows
+
+# %% ../../nbs/55_use.bench.ipynb #444af368
+def _until(learn, goal, epochs):
+    "Train with a one-cycle rate until the accuracy on valid reaches a goal; returns it"
+    from fastai.callback.core import Callback, CancelFitException
+    from fastai.callback.schedule import ParamScheduler, combined_cos
+    class Reached(Callback):
+        order = 90
+        def after_epoch(self):
+            if self.recorder.values[-1][-1]>=goal: raise CancelFitException
+    _quietly(learn, epochs, cbs=[ParamScheduler({'lr': combined_cos(.25, 8e-5, 2e-3, 2e-8)}),Reached()])
+    return float(learn.recorder.values[-1][-1])
+
+# %% ../../nbs/55_use.bench.ipynb #aee08619
+def _timm_until(items, model, size, batch_size, device, goal, epochs):
+    "The same with timm's loaders and a bare loop"
+    from timm.data import create_loader
+    net = _bare(build_model(model, items.label.nunique(), True))
+    step = _stepper(net, device, True)
+    train,valid = (items[items.split==s] for s in ('train','valid'))
+    batches = timm_batches(train, size, batch_size, device)
+    judged = create_loader(Files(valid), (3,size,size), batch_size, num_workers=os.cpu_count(), device=torch.device(device))
+    for epoch in range(epochs):
+        for i,(xb,yb) in enumerate(batches): step.rate(2e-3*SCHEDULES['one-cycle']((epoch+i/len(batches))/epochs)); step(xb, yb)
+        net.eval()
+        with torch.inference_mode(), autocast(device): right = sum((net(xb).argmax(1)==yb).sum() for xb,yb in judged)
+        net.train()
+        if (reached := float(right)/len(valid))>=goal: break
+    return reached
+
+# %% ../../nbs/55_use.bench.ipynb #82552bb6
+def bench_goal(
+    items:pd.DataFrame, # With photos, labels and a split
+    model:str, # A backbone by name
+    size:int, # Pixels
+    batch_size:int, # Photos
+    device:str, # Where
+    peers, # 'fastai' and 'timm', or nothing
+    goal:float=.92, # Share of valid photos right
+    epochs:int=8 # At most
+)->list[dict]: # Rows of the table
+    "Seconds from photos on disk to a share of the valid photos right, all of the network trained"
+    held,what = items[items.split!='test'].reset_index(drop=True),f'photos to {goal:.0%} of valid, all trained: seconds'
+    ways = {'ours': lambda *a: _until(_our_learner(*a, True), goal, epochs), 'fastai': lambda *a: _until(_fastai_learner(*a, True), goal, epochs),
+        'timm': lambda *a: _timm_until(*a, goal, epochs)}
+    rows = []
+    for who in ('ours', *[p for p in peers if p in ways]):
+        seed_everything(0)
+        start = time.perf_counter()
+        reached = ways[who](held, model, size, batch_size, device)
+        rows.append(dict(what=what, who=who, value=time.perf_counter()-start, note=f'valid {reached:.1%}'))
     return rows
 
 # %% ../../nbs/55_use.bench.ipynb #c3223d53
@@ -214,8 +295,8 @@ def _our_head(items, recipe, device):
         took = time.perf_counter()-start
         return took,float(run.stats.val_accuracy[run.stats.val_loss.idxmin()]),run.metrics['seconds']
 
-# %% ../../nbs/55_use.bench.ipynb #5a26e162
-def _fastai_head(items, recipe, device, goal, epochs=2):
+# %% ../../nbs/55_use.bench.ipynb #166291d4
+def _fastai_head(items, recipe, device, goal, epochs):
     "Seconds until fastai's frozen fit reaches a valid accuracy, and the accuracy it has then"
     from fastai.learner import Learner
     from fastai.losses import CrossEntropyLossFlat
@@ -232,13 +313,14 @@ def _fastai_head(items, recipe, device, goal, epochs=2):
         if reached>=goal: break
     return time.perf_counter()-start,reached
 
-# %% ../../nbs/55_use.bench.ipynb #3237f34e
+# %% ../../nbs/55_use.bench.ipynb #b4a7d429
 def bench_head(
     items:pd.DataFrame, # With photos, labels and a split
     model:str, # A backbone by name
     size:int, # Pixels
     device:str, # Where
-    peers # 'fastai' or nothing
+    peers, # 'fastai' or nothing
+    epochs:int=6 # Of fastai, at most
 )->list[dict]: # Rows of the table
     "Seconds from photos on disk to a head on a frozen backbone"
     from garbage_clf.train.recipes import RECIPES, change
@@ -248,7 +330,7 @@ def bench_head(
     rows = [dict(what='photos to a head on a frozen network: seconds', who='ours', value=took, note=f'valid {goal:.1%}'),
         dict(what='the same again with another head: seconds', who='ours', value=again, note=f'{parts["load"]:.1f} s before the first step')]
     if 'fastai' not in peers: return rows
-    took,reached = _fastai_head(items, recipe, device, goal)
+    took,reached = _fastai_head(items, recipe, device, goal, epochs)
     return rows + [dict(what='photos to a head on a frozen network: seconds', who='fastai', value=took, note=f'valid {reached:.1%}')]
 
 # %% ../../nbs/55_use.bench.ipynb #c5c32af6
@@ -257,13 +339,13 @@ def own_memory()->float: # Megabytes; pages of mapped files do not count; NaN wh
     if not os.path.exists('/proc/self/status'): return float('nan')
     with open('/proc/self/status') as f: return next(int(l.split()[1]) for l in f if l.startswith('RssAnon'))/1024
 
-# %% ../../nbs/55_use.bench.ipynb #d742c670
-def bench_memory(
+# %% ../../nbs/55_use.bench.ipynb #18a73cb1
+def bench_growth(
     counts=(1000,10_000,100_000), # Photos
     size:int=256, # Pixels
     batches:int=50 # Of 64 photos, drawn from all over
-)->list[dict]: # Rows of the table
-    "How much own memory reading from a map takes, by the number of photos"
+)->pd.DataFrame: # photos, size, MB more, photos a second
+    "How much own memory reading from a map takes and how fast it is, by the number of photos"
     from garbage_clf.data.pixels import Pixels
     rows = []
     for n in counts:
@@ -271,12 +353,29 @@ def bench_memory(
             f.truncate(n*size*size*3)
             x = Pixels(np.memmap(f, 'uint8', 'c', shape=(n,size,size,3)), np.arange(n))
             x[np.arange(64)]
-            before,rng = own_memory(),np.random.default_rng(0)
+            before,rng,start = own_memory(),np.random.default_rng(0),time.perf_counter()
             for _ in range(batches): x[rng.integers(0, n, 64)]
-            rows.append(dict(what=f'own memory for {n:,} photos of {size} pixels: MB more', who='ours', value=own_memory()-before))
-    return rows
+            rows.append({'photos':n, 'size':size, 'MB more':own_memory()-before, 'photos a second':64*batches/(time.perf_counter()-start)})
+    return pd.DataFrame(rows)
 
-# %% ../../nbs/55_use.bench.ipynb #d3dc4ddf
+# %% ../../nbs/55_use.bench.ipynb #f8266d18
+def bench_sizes(
+    sizes=(96,160,224,320), # Pixels
+    device:str='cpu', # Where
+    n:int=128 # Photos
+)->pd.DataFrame: # size, photos a second of augmented batches, millions of pixels a second
+    "Augmented batches a second by the size of photos"
+    rows = []
+    for size in sizes:
+        x = torch.randint(0, 256, (n,size,size,3), dtype=torch.uint8, device=device).movedim(-1, 1)
+        dls = tensor_loaders(x, torch.zeros(n, dtype=torch.long, device=device), ['train']*n, 64, device)
+        def once():
+            for xb,_ in dls.train: augment(xb, torch.rand(len(xb), DRAWS, device=device), AUGMENTATIONS['ours'])
+        rate = n/seconds(once, 3, device)
+        rows.append({'size':size, 'photos a second':rate, 'megapixels a second':rate*size*size/1e6})
+    return pd.DataFrame(rows)
+
+# %% ../../nbs/55_use.bench.ipynb #f5fbcb0a
 def compared(
     rows:list[dict] # what, who, value, perhaps note
 )->pd.DataFrame: # With a column `ours`: how many times better ours is
@@ -284,7 +383,7 @@ def compared(
     t = pd.DataFrame(rows)
     ours = t[t.who=='ours'].drop_duplicates('what').set_index('what').value
     times = t.what.map(ours)/t.value
-    times = times.where(~t.what.str.contains('seconds|MB'), 1/times)
+    times = times.where(~t.what.str.endswith(': seconds'), 1/times)
     return t.assign(ours=times.round(1).where(t.who!='ours')).fillna({'note':''} if 'note' in t else {})
 
 # %% ../../nbs/55_use.bench.ipynb #71ac8245
@@ -302,7 +401,7 @@ def fresh_cache(
         finally:
             for k,v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k:v})
 
-# %% ../../nbs/55_use.bench.ipynb #bb912eda
+# %% ../../nbs/55_use.bench.ipynb #a837fa98
 def bench(
     items:pd.DataFrame, # With photos, labels and a split
     model:str='mobilenet_v2', # A backbone by name
@@ -318,7 +417,9 @@ def bench(
         rows += bench_batches(items, size, batch_size, device, peers)
         rows += bench_steps(model, items.label.nunique(), size, batch_size, device)
         rows += bench_epochs(items, model, size, batch_size, device, peers)
-    return compared(rows + bench_memory())
+    if device!='cpu':
+        with fresh_cache(model): rows += bench_goal(items, model, size, batch_size, device, peers)
+    return compared(rows)
 
 # %% ../../nbs/55_use.bench.ipynb #6bb239eb
 def machine(
