@@ -57,14 +57,15 @@ class Augment(Callback):
         x = self.xb[0]
         self.learn.xb = (augment(x, torch.rand(len(x), DRAWS, device=x.device), self.aug),)
 
-# %% ../../nbs/32_train.callbacks.ipynb #3782e9e1
+# %% ../../nbs/32_train.callbacks.ipynb #cf208af9
 class PickView(Callback):
     "One view of each item, by lot in training, else the first"
     order = 5
+    def __init__(self, views:int): self.views = views # To draw from
     def before_batch(self):
         x = self.xb[0]
-        if not self.training or x.shape[1]==1: self.learn.xb = (x[:,0],)
-        else: self.learn.xb = (x[torch.arange(len(x), device=x.device),torch.randint(x.shape[1], (len(x),), device=x.device)],)
+        if not self.training or self.views==1: self.learn.xb = (x[:,0],)
+        else: self.learn.xb = (x[torch.arange(len(x), device=x.device),torch.randint(self.views, (len(x),), device=x.device)],)
 
 # %% ../../nbs/32_train.callbacks.ipynb #e128d336
 class Mean(Metric):
@@ -128,7 +129,7 @@ def record(
         return kept
     return replay
 
-# %% ../../nbs/32_train.callbacks.ipynb #3ceb540f
+# %% ../../nbs/32_train.callbacks.ipynb #b2920072
 class StepGraph(Callback):
     "Training steps as CUDA graphs, one for each shape of a batch"
     order,run_valid,record = 80,False,staticmethod(record) # After all that changes a batch or a rate
@@ -138,6 +139,7 @@ class StepGraph(Callback):
         self.seen,self.replays,self.trouble = {},{},''
         odd = [cb.name for cb in self.learn.cbs if cb is not self and not getattr(cb, 'in_graph', False) and any(hasattr(cb, e) for e in IN_STEP)]
         if odd: self._off(f'{", ".join(odd)} may differ from step to step')
+        self.loss = self.learn.loss_func
         self.stream = torch.cuda.Stream() if torch.cuda.is_available() else None
         self.pool = torch.cuda.graph_pool_handle() if self.stream else None
         self.lrs = [torch.zeros((), device=self.dls.device) for _ in self.opt.param_groups]
@@ -147,6 +149,7 @@ class StepGraph(Callback):
         log.warning('steps are not recorded as a graph: %s', why)
 
     def before_batch(self):
+        if not self.trouble and self.learn.loss_func is not self.loss: self._off('another callback changes the loss')
         if self.trouble or not self._played(): return
         raise CancelBatchException
 
@@ -212,14 +215,15 @@ def _generators(learn):
     kind,keys,*rest = np.random.get_state()
     return dict(python=random.getstate(), numpy=[kind,keys.tolist(),*rest], shuffle=learn.dls.train.rng.getstate())
 
-# %% ../../nbs/32_train.callbacks.ipynb #af2daa8f
+# %% ../../nbs/32_train.callbacks.ipynb #36be062a
 def training_state(
-    learn # A fastai `Learner` with `KeepBest`, `EpochStats` and a torch optimizer
+    learn # A fastai `Learner` with `KeepBest`, `EpochStats`, perhaps `Ema`, and a torch optimizer
 )->tuple[dict,dict]: # Tensors by name, and what goes into JSON
     "All that is needed to go on after the current epoch"
     opt,best = learn.opt.state_dict()['state'],learn.keep_best
     tensors = {f'model.{k}': v for k,v in learn.model.state_dict().items()}
     tensors |= {f'best.{k}': v for k,v in best.weights.items()}
+    if hasattr(learn, 'ema'): tensors |= {f'ema.{k}': v for k,v in learn.ema.average.state_dict().items()}
     tensors |= {f'opt.{i}.{k}': v for i,s in opt.items() for k,v in s.items() if torch.is_tensor(v)}
     tensors['rng.cpu'] = torch.get_rng_state()
     if torch.cuda.is_available(): tensors['rng.cuda'] = torch.cuda.get_rng_state()
@@ -235,7 +239,7 @@ def _set_generators(learn, tensors, rng):
     torch.set_rng_state(tensors['rng.cpu'])
     if 'rng.cuda' in tensors and torch.cuda.is_available(): torch.cuda.set_rng_state(tensors['rng.cuda'])
 
-# %% ../../nbs/32_train.callbacks.ipynb #5ee3b723
+# %% ../../nbs/32_train.callbacks.ipynb #3c7eba68
 def restore_state(
     learn, # A fresh `Learner` of the same form
     tensors:dict, # From `training_state`
@@ -244,6 +248,7 @@ def restore_state(
     "Go back to where a training stood after an epoch"
     part = lambda name: {k.removeprefix(name): v for k,v in tensors.items() if k.startswith(name)}
     learn.model.load_state_dict(part('model.'))
+    if hasattr(learn, 'ema'): learn.ema.average.load_state_dict(part('ema.'))
     opt = {}
     for k,v in part('opt.').items(): opt.setdefault(int(k.split('.')[0]), {})[k.split('.', 1)[1]] = v
     learn.opt.load_state_dict(dict(state=opt, param_groups=learn.opt.state_dict()['param_groups']))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['expand', 'Prediction', 'bins_of', 'Predictor', 'predict']
 
-# %% ../../nbs/50_use.predict.ipynb #d42277fc
+# %% ../../nbs/50_use.predict.ipynb #b00e194d
 import glob, math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,8 +14,7 @@ from ..bins import read_rules, to_bin
 from ..core import log, pick_device
 from ..data.images import load_pixels
 from ..data.sources import find_photos
-from ..models.core import forward_all
-from ..train.run import Run, load_model
+from ..train.run import Run, judge, load_model
 
 # %% ../../nbs/50_use.predict.ipynb #ae32e02b
 def expand(
@@ -56,7 +55,7 @@ def bins_of(
     if len(known)<len(classes): log.warning('no bin for %s: pass --rules with your town\'s', ', '.join(c for c in classes if c not in known))
     return {c: to_bin(c, rules) if c in known else '' for c in classes}
 
-# %% ../../nbs/50_use.predict.ipynb #9d49bf1d
+# %% ../../nbs/50_use.predict.ipynb #e9702cc9
 class Predictor:
     "A run's model, ready for photos"
     def __init__(self,
@@ -64,7 +63,7 @@ class Predictor:
         rules:dict=None, # From `read_rules`; none for the package's
         device:str='cpu' # 'auto', 'cpu', 'cuda', 'mps'
     ):
-        self.classes = run.labels['classes']
+        self.run,self.classes = run,run.labels['classes']
         self.size,self.sure_above = run.labels['size'],run.labels['sure_above']
         self.device = pick_device(device)
         self.bins = bins_of(self.classes, rules)
@@ -78,7 +77,7 @@ class Predictor:
 
     def _block(self, paths):
         x,bad = load_pixels(paths, self.size)
-        probs = iter(forward_all(self.model, x, self.device).softmax(1) if len(x) else [])
+        probs = iter(judge(self.run, self.model, x, self.device) if len(x) else [])
         return [Prediction(str(p), error=bad[p]) if p in bad else self._one(p, next(probs)) for p in paths]
 
     def __call__(self,
