@@ -165,26 +165,25 @@ def _train(net, x, y, splits, recipe, device, checkpoint, cbs):
     log.info(line, best['epoch'], recipe.monitor, best['val_loss'], best['val_accuracy'])
     return pd.DataFrame(rows)
 
-# %% ../../nbs/33_train.run.ipynb #dab50048
+# %% ../../nbs/33_train.run.ipynb #4527fdb2
 class _Rise:
     "Rates from a ten-millionth to ten, and the losses that came of them"
     def __init__(self, steps): self.steps,self.lrs,self.losses = steps,[],[]
     def callback(self):
-        from fastai.callback.core import Callback, CancelFitException
+        from fastai.callback.core import Callback, CancelFitException, CancelValidException
         me = self
         class Rise(Callback):
             order = 60
+            def before_validate(self): raise CancelValidException
             def before_batch(self):
-                if not self.training: raise CancelFitException
                 me.lrs.append(1e-7*10**(8*len(me.lrs)/me.steps))
                 self.opt.set_hyper('lr', me.lrs[-1])
             def after_batch(self):
-                if not self.training: return
                 me.losses.append(float(self.smooth_loss))
                 if len(me.lrs)>me.steps or not me.losses[-1]<4*min(me.losses): raise CancelFitException
         return Rise()
 
-# %% ../../nbs/33_train.run.ipynb #6d26a376
+# %% ../../nbs/33_train.run.ipynb #01badea8
 def find_lr(
     items:pd.DataFrame, # With photos and labels
     recipe:Recipe, # What is to be trained
@@ -200,6 +199,7 @@ def find_lr(
     y = torch.tensor([classes.index(l) for l in items.label])
     rise = _Rise(steps)
     learn = _learner(net, x, y, items.split, change(recipe, patience=0, ema=0), device)
+    learn.remove_cbs([learn.keep_best,learn.epoch_stats])
     with learn.no_bar(), learn.no_logging(): learn.fit(10_000, cbs=[rise.callback()])
     df = pd.DataFrame(dict(lr=rise.lrs[:len(rise.losses)], loss=rise.losses))
     return float(valley(df.lr.tolist(), df.loss.tolist(), len(df))[0]),df
