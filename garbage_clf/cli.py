@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'LEVELS', 'USAGE', 'audit', 'split', 'train', 'demo', 'evaluate', 'predict', 'report', 'recipes',
-           'weights', 'bench', 'cache', 'main']
+           'weights', 'bench', 'export', 'publish', 'cache', 'main']
 
 # %% ../nbs/54_cli.ipynb #9c932819
 import logging, sys
@@ -104,10 +104,17 @@ def _free_name(name):
     names = (Path('runs')/(name if i==1 else f'{name}-{i}') for i in range(1, 100_000))
     return next(p for p in names if not p.exists())
 
-# %% ../nbs/54_cli.ipynb #969e5665
+# %% ../nbs/54_cli.ipynb #f5d72e3c
+def _fields(text):
+    "Fields of a recipe from FIELD=VALUE,FIELD=VALUE"
+    pairs = [w.split('=', 1) for w in text.split(',') if w.strip()]
+    if any(len(p)<2 for p in pairs): raise WorkbookError(f'--set {text!r}: write it as FIELD=VALUE, with commas between')
+    return {k.strip().replace('-', '_'): v.strip() for k,v in pairs}
+
+# %% ../nbs/54_cli.ipynb #36d87295
 def train(
     data:str, # `sample`, `trashnet`, a folder with a folder for each class, or a CSV
-    recipe:str='mobilenet-frozen', # A recipe by name; `garbage-clf recipes` lists them
+    recipe:str='mobilenet-frozen', # A recipe by name, `garbage-clf recipes` lists them; or a recipe.json
     epochs:int=None, # Passes over the training items
     size:int=None, # Height and width of a photo, pixels
     batch_size:int=None, # Items a step
@@ -117,22 +124,27 @@ def train(
     device:str='auto', # auto, cpu, cuda or mps
     out:str=None, # Folder of the run (default: a new one under runs/)
     corrections:str=None, # A corrections file, or `trashnet` for the ones that come with the package
-    resume:bool=False # Go on with a training that was cut off in --out
+    resume:bool=False, # Go on with a training that was cut off in --out
+    set:str='', # Other fields of the recipe: FIELD=VALUE, with commas between or --set given again
+    track:str='' # Also log to csv, wandb (offline), tensorboard, trackio: names with commas between
 ):
     "Train on photos by a recipe, judge the best epoch, and write a report"
     from garbage_clf.train.recipes import get_recipe
     if resume and not out: raise WorkbookError('--resume needs --out: the folder of the training that was cut off')
     changes = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, seed=seed, pretrained=pretrained)
-    chosen = get_recipe(recipe, **{k:v for k,v in changes.items() if v is not None})
-    out = Path(out or _free_name(f'{Path(data).resolve().stem}-{recipe}'))
+    chosen = get_recipe(recipe, **({k:v for k,v in changes.items() if v is not None} | _fields(set)))
+    out = Path(out or _free_name(f'{Path(data).resolve().stem}-{chosen.name}'))
     if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
         raise WorkbookError(f'the run would lie among the photos of {data}: choose an --out outside')
     from garbage_clf.data.sources import read_items
     items = read_items(data, corrections)
     from garbage_clf.analysis.report import report
+    from garbage_clf.analysis.track import tracking
     from garbage_clf.train.run import fit
-    run = fit(items, chosen, out, device, resume)
-    page = report(run)
+    with tracking(track, chosen, out) as tracked:
+        run = fit(items, chosen, out, device, resume, [tracked] if track else ())
+        page = report(run)
+        tracked.finish(run)
     _show_metrics(run.metrics)
     print(f'\nrun     {run.path}\nreport  {page}')
     return run
@@ -234,6 +246,27 @@ def bench(
     print(_table(t.round(1)))
     if out: write_text(out, t.to_csv(index=False))
 
+# %% ../nbs/54_cli.ipynb #7484124d
+def export(
+    run:str, # A finished run
+    to:str='safetensors', # safetensors, pt or npy
+    out:str=None # A new folder (default: RUN/export-FORM)
+):
+    "Write a run's weights for other programs"
+    from garbage_clf.use.export import export_weights
+    print(export_weights(run, out or Path(run)/f'export-{to}', to))
+
+# %% ../nbs/54_cli.ipynb #62374eee
+def publish(
+    run:str, # A finished run
+    to:str='', # user/name on the Hugging Face hub; without it nothing leaves this machine
+    out:str=None, # A new folder (default: RUN/published)
+    public:bool=False # On the hub, visible to all
+):
+    "Write a model folder with its card, and send it to the hub if asked"
+    from garbage_clf.use.publish import publish as send
+    print(send(run, out or Path(run)/'published', to, private=not public))
+
 # %% ../nbs/54_cli.ipynb #beff91f9
 def cache(
     clear:bool=False, # Remove everything
@@ -249,16 +282,17 @@ def cache(
     print(f'{t.MB.sum():.0f} MB in {cache_dir()}')
     if len(t): print(_table(t))
 
-# %% ../nbs/54_cli.ipynb #35bfa571
-COMMANDS = {f.__name__: f for f in (demo, audit, split, train, evaluate, predict, report, recipes, weights, bench, cache)}
+# %% ../nbs/54_cli.ipynb #45e513c1
+COMMANDS = {f.__name__: f for f in (demo, audit, split, train, evaluate, predict, report, recipes, weights, export, publish, bench, cache)}
 LEVELS = dict(train=logging.INFO, demo=logging.INFO, split=logging.INFO, bench=logging.INFO)
 USAGE = '\n'.join(['usage: garbage-clf COMMAND ... [--debug]', '', *(f'  {k:10} {f.__doc__}' for k,f in COMMANDS.items()), '',
     'garbage-clf COMMAND --help tells what it takes.'])
 
-# %% ../nbs/54_cli.ipynb #f59cc5b1
+# %% ../nbs/54_cli.ipynb #aa05e05f
 def _parse(words):
     "The function that some words ask for, and its arguments"
-    f = COMMANDS[words[0]]
+    f,sets = COMMANDS[words[0]],[b for a,b in zip(words, words[1:]) if a=='--set']
+    if len(sets)>1: words = [w for i,w in enumerate(words) if w!='--set' and (i==0 or words[i-1]!='--set')] + ['--set',','.join(sets)]
     p = anno_parser(f, prog=f'garbage-clf {words[0]}', pos=['data'] if f in (evaluate,bench) else None)
     args = vars(p.parse_args(words[1:]))
     kw = {k:v for k,v in args.items() if k not in ('pdb','xtra')}
