@@ -260,7 +260,7 @@ def choose(
     hint = f'did you mean {near[0]!r}? ' if near else ''
     raise WorkbookError(f'no {what} {name!r}: {hint}There are {", ".join(table)}')
 
-# %% ../../nbs/20_models.core.ipynb #93a9e918
+# %% ../../nbs/20_models.core.ipynb #243eee80
 def timm_backbone(
     name:str, # As timm has it
     pretrained:bool=True # Its publisher's weights, or random ones
@@ -268,9 +268,12 @@ def timm_backbone(
     "Any of timm's networks without its classifier"
     import timm
     mine = Path(os.environ.get('GARBAGE_CLF_WEIGHTS', '.'))/f'{name}.safetensors'
-    try: net = timm.create_model(name, pretrained=pretrained, num_classes=0, **(dict(pretrained_cfg_overlay=dict(file=str(mine))) if pretrained and mine.is_file() else {}))
+    overlay = dict(file=str(mine)) if pretrained and mine.is_file() else None
+    try: net = timm.create_model(name, pretrained=pretrained, num_classes=0, pretrained_cfg_overlay=overlay)
     except Exception as e:
-        raise WorkbookError(f'cannot get the weights of {name}: {" ".join(str(e).split())[:150]}. Put {name}.safetensors into the folder that GARBAGE_CLF_WEIGHTS names, or choose --pretrained false') from e
+        raise WorkbookError(
+            f'cannot get the weights of {name}: {" ".join(str(e).split())[:150]}. '
+            f'Put {name}.safetensors into the folder that GARBAGE_CLF_WEIGHTS names, or choose --pretrained false') from e
     cfg = net.pretrained_cfg
     return Backbone(net, getattr(net, 'head_hidden_size', None) or net.num_features, cfg['mean'], cfg['std'])
 
@@ -339,9 +342,12 @@ def layer_table(
     count = lambda n: sum(p.numel() for p in modules[n].parameters())
     return pd.DataFrame([{'layer':f'{n} ({type(modules[n]).__name__})', 'output':shapes.get(n, ''), 'parameters':count(n), 'multiply_adds':round(flops.get(n, 0)/2e6, 2)} for n in parts])
 
-# %% ../../nbs/20_models.core.ipynb #4d824fee
+# %% ../../nbs/20_models.core.ipynb #3a7c2925
 def _outer(model):
-    "Names of the modules whose children are worth a row"
+    "Names of the modules whose children are worth a row: the body, or its one part that has parts, and the head"
     body,name = model.backbone.body,'backbone.body'
-    while len(kids := [n for n,m in body.named_children() if len(list(m.children()))])==1 and len(body)<=3: body,name = getattr(body, kids[0]),f'{name}.{kids[0]}'
-    return {name,'head'}
+    while True:
+        kids = {n: m for n,m in body.named_children() if len(list(m.children()))}
+        if len(kids)!=1 or len(list(body.children()))>3: return {name,'head'}
+        (kid,body), = kids.items()
+        name = f'{name}.{kid}'

@@ -129,7 +129,7 @@ def record(
         return kept
     return replay
 
-# %% ../../nbs/32_train.callbacks.ipynb #b2920072
+# %% ../../nbs/32_train.callbacks.ipynb #db39f479
 class StepGraph(Callback):
     "Training steps as CUDA graphs, one for each shape of a batch"
     order,run_valid,record = 80,False,staticmethod(record) # After all that changes a batch or a rate
@@ -139,17 +139,17 @@ class StepGraph(Callback):
         self.seen,self.replays,self.trouble = {},{},''
         odd = [cb.name for cb in self.learn.cbs if cb is not self and not getattr(cb, 'in_graph', False) and any(hasattr(cb, e) for e in IN_STEP)]
         if odd: self._off(f'{", ".join(odd)} may differ from step to step')
-        self.loss = self.learn.loss_func
+        self.first_loss = self.learn.loss_func
         self.stream = torch.cuda.Stream() if torch.cuda.is_available() else None
         self.pool = torch.cuda.graph_pool_handle() if self.stream else None
-        self.lrs = [torch.zeros((), device=self.dls.device) for _ in self.opt.param_groups]
+        self.lrs = [torch.zeros((), device=self.dls.device) for _ in self.opt.opt.param_groups] # torch's own groups: fastai's are copies
 
     def _off(self, why):
         self.trouble = why
         log.warning('steps are not recorded as a graph: %s', why)
 
     def before_batch(self):
-        if not self.trouble and self.learn.loss_func is not self.loss: self._off('another callback changes the loss')
+        if not self.trouble and self.learn.loss_func is not self.first_loss: self._off('another callback changes the loss')
         if self.trouble or not self._played(): return
         raise CancelBatchException
 
@@ -180,15 +180,15 @@ def _warm(self:StepGraph):
     with torch.cuda.stream(self.stream): self.learn._do_one_batch()
     main.wait_stream(self.stream)
 
-# %% ../../nbs/32_train.callbacks.ipynb #e59c8334
+# %% ../../nbs/32_train.callbacks.ipynb #9b7f62d3
 @patch
 def _rates(self:StepGraph):
     "Put the learning rates where recordings look for them; returns the rates"
-    lrs = [float(g['lr']) for g in self.opt.param_groups]
-    for g,lr,place in zip(self.opt.param_groups, lrs, self.lrs): g['lr'] = place.fill_(lr)
+    lrs = [float(g['lr']) for g in self.opt.opt.param_groups]
+    for g,lr,place in zip(self.opt.opt.param_groups, lrs, self.lrs): g['lr'] = place.fill_(lr)
     return lrs
 
-# %% ../../nbs/32_train.callbacks.ipynb #f5569163
+# %% ../../nbs/32_train.callbacks.ipynb #e48187fc
 @patch
 def _played(self:StepGraph):
     "Do the step, recorded or to warm up; False if it is left to the `Learner`"
@@ -206,7 +206,7 @@ def _played(self:StepGraph):
         if n!=self.warm_up+1: raise
         self._off(' '.join(str(e).split())[:200])
     finally:
-        for g,lr in zip(self.opt.param_groups, lrs): g['lr'] = lr
+        for g,lr in zip(self.opt.opt.param_groups, lrs): g['lr'] = lr
     return not self.trouble
 
 # %% ../../nbs/32_train.callbacks.ipynb #d78bb9e4

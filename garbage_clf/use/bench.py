@@ -214,7 +214,7 @@ def _epoch_seconds(who, items, model, size, batch_size, device):
     if gpu: epoch()
     return seconds(epoch, 3 if gpu else 1, device)
 
-# %% ../../nbs/55_use.bench.ipynb #3e24b914
+# %% ../../nbs/55_use.bench.ipynb #f3e6e71d
 def bench_epochs(
     items:pd.DataFrame, # With photos, labels and a split
     model:str, # A backbone by name
@@ -225,7 +225,8 @@ def bench_epochs(
     most:int=128 # Training photos, on a CPU; on a GPU all of them
 )->list[dict]: # Rows of the table
     "Training photos a second through whole epochs"
-    few = pd.concat([items[items.split=='train'][:most if device=='cpu' else None], items[items.split=='valid'][:16]], ignore_index=True)
+    train,valid = items[items.split=='train'],items[items.split=='valid']
+    few = pd.concat([train.sample(min(most, len(train)), random_state=0) if device=='cpu' else train, valid.sample(min(16, len(valid)), random_state=0)], ignore_index=True)
     n,rows = (few.split=='train').sum(),[]
     for who in ('ours', *peers):
         took = _epoch_seconds(who, few, model, size, batch_size, device)
@@ -339,7 +340,7 @@ def own_memory()->float: # Megabytes; pages of mapped files do not count; NaN wh
     if not os.path.exists('/proc/self/status'): return float('nan')
     with open('/proc/self/status') as f: return next(int(l.split()[1]) for l in f if l.startswith('RssAnon'))/1024
 
-# %% ../../nbs/55_use.bench.ipynb #18a73cb1
+# %% ../../nbs/55_use.bench.ipynb #3fb19274
 def bench_growth(
     counts=(1000,10_000,100_000), # Photos
     size:int=256, # Pixels
@@ -353,8 +354,10 @@ def bench_growth(
             f.truncate(n*size*size*3)
             x = Pixels(np.memmap(f, 'uint8', 'c', shape=(n,size,size,3)), np.arange(n))
             x[np.arange(64)]
-            before,rng,start = own_memory(),np.random.default_rng(0),time.perf_counter()
-            for _ in range(batches): x[rng.integers(0, n, 64)]
+            before,drawn = own_memory(),np.random.default_rng(0).integers(0, n, (batches,64))
+            for b in drawn: x[b]
+            start = time.perf_counter()
+            for b in drawn: x[b]
             rows.append({'photos':n, 'size':size, 'MB more':own_memory()-before, 'photos a second':64*batches/(time.perf_counter()-start)})
     return pd.DataFrame(rows)
 
@@ -421,11 +424,12 @@ def bench(
         with fresh_cache(model): rows += bench_goal(items, model, size, batch_size, device, peers)
     return compared(rows)
 
-# %% ../../nbs/55_use.bench.ipynb #6bb239eb
+# %% ../../nbs/55_use.bench.ipynb #77153661
 def machine(
     device:str='cpu' # Where it was measured
 )->str: # Processor, cores and versions
     "What was measured on"
     from importlib.metadata import version
-    chip = torch.cuda.get_device_name(device) if torch.device(device).type=='cuda' else platform.processor() or platform.machine()
+    here = getattr(torch.cpu, 'get_capabilities', dict)().get('cpu_name') or platform.processor() or platform.machine()
+    chip = torch.cuda.get_device_name(device) if torch.device(device).type=='cuda' else here
     return f'{chip}, {os.cpu_count()} cores; '+', '.join(f'{p} {version(p)}' for p in ('torch','fastai','timm','torchvision'))
