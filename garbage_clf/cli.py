@@ -6,8 +6,8 @@
 __all__ = ['COMMANDS', 'LEVELS', 'USAGE', 'audit', 'split', 'train', 'demo', 'evaluate', 'predict', 'report', 'recipes',
            'weights', 'bench', 'export', 'publish', 'cache', 'main']
 
-# %% ../nbs/54_cli.ipynb #9c932819
-import logging, sys
+# %% ../nbs/54_cli.ipynb #649a5e14
+import logging, os, sys
 from json import dumps
 from pathlib import Path
 
@@ -225,7 +225,7 @@ def weights():
     from garbage_clf.models.core import weights_table
     print(_table(weights_table()))
 
-# %% ../nbs/54_cli.ipynb #47367e46
+# %% ../nbs/54_cli.ipynb #91ea097a
 def bench(
     data:str='trashnet', # As for `train`
     peers:bool=False, # Measure fastai, timm and torchvision beside
@@ -244,7 +244,7 @@ def bench(
     print(machine(device))
     t = measure(divide(read_items(data)), model, size, batch_size, str(device), list(PEERS) if peers else [])
     print(_table(t.round(1)))
-    if out: write_text(out, t.to_csv(index=False))
+    if out: write_text(out, t.assign(machine=machine(device)).to_csv(index=False))
 
 # %% ../nbs/54_cli.ipynb #7484124d
 def export(
@@ -306,7 +306,7 @@ def _log_to_terminal(level):
     log.handlers[:] = [handler]
     log.setLevel(level)
 
-# %% ../nbs/54_cli.ipynb #24526fdb
+# %% ../nbs/54_cli.ipynb #7ecc2c5f
 def main(
     argv=None # Words after `garbage-clf`; none for those of the terminal
 )->int: # Exit code
@@ -319,7 +319,8 @@ def main(
     if words[0] not in COMMANDS: return print(f'error: no command {words[0]!r}: choose from {", ".join(COMMANDS)}', file=sys.stderr) or 2
     f,args,kw = _parse(words)
     _log_to_terminal(LEVELS.get(words[0], logging.WARNING) if not debug else logging.INFO)
-    try: f(*args, **kw)
+    try: f(*args, **kw), sys.stdout.flush()
+    except BrokenPipeError: return os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()) and 0 # `... | head` has enough
     except (WorkbookError,OSError) as e:
         if debug: raise
         return print(f'error: {" ".join(str(e).split())}', file=sys.stderr) or 1

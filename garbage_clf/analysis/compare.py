@@ -17,13 +17,13 @@ from ..core import log, pick_device, write_text
 from ..train.recipes import Recipe
 from ..train.run import fit
 
-# %% ../../nbs/45_analysis.compare.ipynb #9d40400f
+# %% ../../nbs/45_analysis.compare.ipynb #424be919
 def _row(run, recipe, device):
     "What one run comes to"
     m = run.metrics
     name = torch.cuda.get_device_name(device) if torch.device(device).type=='cuda' else 'CPU'
     each = {f'{s}_{k}': m[s][k] if k=='n' else round(m[s]['accuracy']*m[s]['n']) for s in ('valid','test') if s in m for k in ('n','right')}
-    return dict(recipe=recipe.name, seed=recipe.seed, **each, macro_f1=round(m['test' if 'test' in m else 'valid']['macro_f1'], 4), epochs=len(run.stats),
+    return dict(recipe=recipe.name, seed=recipe.seed, model=run.recipe.model, **each, macro_f1=round(m['test' if 'test' in m else 'valid']['macro_f1'], 4), epochs=len(run.stats),
         seconds=round(sum(m['seconds'].values()), 1), device=name, torch=torch.__version__.split('+')[0])
 
 # %% ../../nbs/45_analysis.compare.ipynb #c48d0ee7

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['TRACKERS', 'WandB', 'TensorBoard', 'Trackio', 'Csv', 'Track', 'tracking']
 
-# %% ../../nbs/47_analysis.track.ipynb #7b48683a
+# %% ../../nbs/47_analysis.track.ipynb #005271ab
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 from ..core import WorkbookError, log
@@ -50,17 +51,18 @@ class TensorBoard:
         for p in plots: self.writer.add_image(f'plots/{p.stem}', np.asarray(Image.open(p).convert('RGB')), dataformats='HWC')
     def close(self): self.writer.close()
 
-# %% ../../nbs/47_analysis.track.ipynb #1dcabe0e
+# %% ../../nbs/47_analysis.track.ipynb #be17135a
 class Trackio:
     "Hugging Face's Trackio, kept on this machine: `trackio show`"
     def __init__(self, recipe, out):
         import trackio
-        self.run = trackio.init(project='garbage_clf', name=out.name, config=asdict(recipe), embed=False)
+        with redirect_stdout(StringIO()): self.run = trackio.init(project='garbage_clf', name=out.name, config=asdict(recipe), embed=False)
     def log(self, row): self.run.log(row, step=row['epoch'])
     def results(self, figures, plots):
         import trackio
         self.run.log(figures | {f'plots/{p.stem}': trackio.Image(str(p)) for p in plots})
-    def close(self): self.run.finish()
+    def close(self):
+        with redirect_stdout(StringIO()): self.run.finish()
 
 # %% ../../nbs/47_analysis.track.ipynb #473d5296
 class Csv:

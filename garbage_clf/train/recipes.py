@@ -6,12 +6,12 @@
 __all__ = ['RECIPES', 'KINDS', 'LIMITS', 'CHOICES', 'PACKAGES', 'Recipe', 'recipes_table', 'change', 'save_recipe', 'load_recipe',
            'get_recipe']
 
-# %% ../../nbs/30_train.recipes.ipynb #dcf025ac
+# %% ../../nbs/30_train.recipes.ipynb #1ec21319
 import json, re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from ..core import WorkbookError, write_json
+from ..core import WorkbookError, log, write_json
 from ..data.augment import AUGMENTATIONS
 from ..models.core import FROM_SCRATCH, HEADS, choose
 
@@ -121,7 +121,7 @@ def _check(name, value):
     if name in CHOICES: choose(value, CHOICES[name], name)
     if name=='class_weights' and not re.fullmatch(r'none|balanced|\d*\.?\d+\.\.\d*\.?\d+', value): raise WorkbookError(f'class_weights {value!r} is not known: choose none, balanced, or a range as 0.7..1.6')
 
-# %% ../../nbs/30_train.recipes.ipynb #3bfe2eec
+# %% ../../nbs/30_train.recipes.ipynb #b6c1ce02
 def change(
     recipe:Recipe, # To start from
     **values # Fields and their new values, as text or as they are
@@ -131,6 +131,9 @@ def change(
     if 'backbone' in values: values['model'] = values.pop('backbone').replace('-', '_')
     new = {k: _cast(k, v, kinds[choose(k, kinds, 'recipe field')]) for k,v in values.items()}
     for k,v in new.items(): _check(k, v)
+    if 'epochs' in new and 'head_epochs' not in new and recipe.head_epochs:
+        new['head_epochs'] = round(recipe.head_epochs*new['epochs']/recipe.epochs)
+        log.info('%d of the %d epochs with the backbone at rest, in proportion', new['head_epochs'], new['epochs'])
     new = replace(recipe, **new)
     _check_together(new)
     return new
