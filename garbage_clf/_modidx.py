@@ -134,6 +134,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'garbage_clf.core._log_quarters': ('core.html#_log_quarters', 'garbage_clf/core.py'),
                                   'garbage_clf.core.atomic': ('core.html#atomic', 'garbage_clf/core.py'),
                                   'garbage_clf.core.cache_dir': ('core.html#cache_dir', 'garbage_clf/core.py'),
+                                  'garbage_clf.core.hold_memory': ('core.html#hold_memory', 'garbage_clf/core.py'),
                                   'garbage_clf.core.in_notebook': ('core.html#in_notebook', 'garbage_clf/core.py'),
                                   'garbage_clf.core.lock': ('core.html#lock', 'garbage_clf/core.py'),
                                   'garbage_clf.core.log_to': ('core.html#log_to', 'garbage_clf/core.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Run', 'load_model', 'results_table', 'results_metrics', 'find_lr', 'fit', 'judge', 'evaluate']
 
-# %% ../../nbs/33_train.run.ipynb #b7a0f2e1
+# %% ../../nbs/33_train.run.ipynb #47a9a30a
 import hashlib, json, shutil, time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from ..analysis.metrics import classification_metrics, confusion, sure_above
-from ..core import WorkbookError, in_notebook, log, log_to, pick_device, seed_everything, write_json, write_tensors, write_text
+from ..core import WorkbookError, hold_memory, in_notebook, log, log_to, pick_device, seed_everything, write_json, write_tensors, write_text
 from ..data.augment import AUGMENTATIONS
 from ..data.duplicates import group_duplicates
 from ..data.pixels import on_device, photo_pixels
@@ -183,7 +183,7 @@ class _Rise:
                 if len(me.lrs)>me.steps or not me.losses[-1]<4*min(me.losses): raise CancelFitException
         return Rise()
 
-# %% ../../nbs/33_train.run.ipynb #01badea8
+# %% ../../nbs/33_train.run.ipynb #f437be88
 def find_lr(
     items:pd.DataFrame, # With photos and labels
     recipe:Recipe, # What is to be trained
@@ -200,18 +200,18 @@ def find_lr(
     rise = _Rise(steps)
     learn = _learner(net, x, y, items.split, change(recipe, patience=0, ema=0), device)
     learn.remove_cbs([learn.keep_best,learn.epoch_stats])
-    with learn.no_bar(), learn.no_logging(): learn.fit(10_000, cbs=[rise.callback()])
+    with hold_memory(), learn.no_bar(), learn.no_logging(): learn.fit(10_000, cbs=[rise.callback()])
     df = pd.DataFrame(dict(lr=rise.lrs[:len(rise.losses)], loss=rise.losses))
     return float(valley(df.lr.tolist(), df.loss.tolist(), len(df))[0]),df
 
-# %% ../../nbs/33_train.run.ipynb #94178e97
+# %% ../../nbs/33_train.run.ipynb #d1d85052
 def _inputs(items, model, recipe, device):
     "What is trained, and what goes into it: the head and features, N x views x D, or all of it and pixels"
     views = max(recipe.views, recipe.tta)
     if recipe.frozen: x,bad = photo_features(model.backbone, items.image, recipe.size, device, recipe.batch_size, views)
     else: x,bad = photo_pixels(items.image, recipe.size)
     _refuse(items, bad)
-    if recipe.frozen: return model.head,x
+    if recipe.frozen: return model.head,x.to(device)
     return model.to(memory_format=torch.channels_last),on_device(x, device)
 
 # %% ../../nbs/33_train.run.ipynb #6a010d2b
@@ -314,7 +314,7 @@ def _fit(items, recipe, out, device, cbs):
     seconds = dict(load=loaded-start, fit=fitted-loaded, evaluate=time.time()-fitted)
     _write_run(out, recipe, items, model, stats, results, {k:round(v, 2) for k,v in seconds.items()})
 
-# %% ../../nbs/33_train.run.ipynb #50187112
+# %% ../../nbs/33_train.run.ipynb #2a2df87f
 def fit(
     items:pd.DataFrame, # With labels; a split is kept, or made
     recipe:Recipe, # What to do
@@ -325,7 +325,7 @@ def fit(
 )->Run: # Finished and judged
     "Train on items by a recipe, keep the best epoch, judge it, and write it all down"
     device,out = pick_device(device),_new_folder(out, resume)
-    with _alone(out), log_to(out/'log.txt'):
+    with _alone(out), log_to(out/'log.txt'), hold_memory():
         seed_everything(recipe.seed)
         try: _fit(items, recipe, out, device, cbs)
         except torch.OutOfMemoryError as e:
@@ -357,7 +357,7 @@ def judge(
     "What a run's model says of photos, looked at as often as its recipe asks"
     return forward_views(model, x, device, run.recipe.batch_size, run.recipe.tta, _views_by(run.recipe))
 
-# %% ../../nbs/33_train.run.ipynb #1860f511
+# %% ../../nbs/33_train.run.ipynb #9cad9a65
 def evaluate(
     run:Run|str|Path, # A finished run
     items:pd.DataFrame=None, # With labels; none for what the run held out
@@ -369,5 +369,6 @@ def evaluate(
     _need_photos(held)
     x,bad = photo_pixels(held.image, run.labels['size'])
     _refuse(held, bad)
-    results = results_table(held, judge(run, load_model(run), x, pick_device(device)), classes)
+    with hold_memory(): probs = judge(run, load_model(run), x, pick_device(device))
+    results = results_table(held, probs, classes)
     return results_metrics(results, classes), results

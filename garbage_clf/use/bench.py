@@ -7,7 +7,7 @@ __all__ = ['PEERS', 'seconds', 'fastai_batches', 'Files', 'torchvision_batches',
            'bench_steps', 'bench_epochs', 'bench_goal', 'bench_head', 'own_memory', 'bench_growth', 'bench_sizes',
            'compared', 'fresh_cache', 'bench', 'machine']
 
-# %% ../../nbs/55_use.bench.ipynb #dc856570
+# %% ../../nbs/55_use.bench.ipynb #02c26770
 import os, platform, tempfile, time
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np, pandas as pd
 import torch
 
-from ..core import log, seed_everything
+from ..core import hold_memory, log, seed_everything
 from ..data.augment import AUGMENTATIONS, DRAWS, augment
 from ..data.loaders import tensor_loaders
 from ..data.pixels import on_device, photo_pixels
@@ -137,7 +137,7 @@ def _stepper(net, device, fast):
 # %% ../../nbs/55_use.bench.ipynb #20e86ef3
 def _bare(model): return torch.nn.Sequential(model.backbone.body, model.head) # Peers normalise in their loaders
 
-# %% ../../nbs/55_use.bench.ipynb #330fe7a3
+# %% ../../nbs/55_use.bench.ipynb #76322c64
 def bench_steps(
     model:str, # A backbone by name
     classes:int, # How many
@@ -154,7 +154,10 @@ def bench_steps(
         once = partial(step, x, yb)
         once()
         if who.startswith('limit'): once = _recorded(once)
-        rows.append(dict(what='training step alone: photos a second', who=who, value=batch_size/seconds(once, 3 if device=='cpu' else 30, device)))
+        with hold_memory() if who=='ours' else nullcontext():
+            once()
+            took = seconds(once, 3 if device=='cpu' else 30, device)
+        rows.append(dict(what='training step alone: photos a second', who=who, value=batch_size/took))
     return rows
 
 # %% ../../nbs/55_use.bench.ipynb #f3cfc8d2
@@ -198,13 +201,13 @@ def _quietly(learn, *args, **kw):
     "Train a learner without printing"
     with learn.no_bar(), learn.no_logging(): learn.fit(*args, **kw)
 
-# %% ../../nbs/55_use.bench.ipynb #a81d7e59
+# %% ../../nbs/55_use.bench.ipynb #b3bda7a3
 def _epoch_seconds(who, items, model, size, batch_size, device):
     "Seconds of a training epoch; on a GPU the median of three after one to warm up"
     gpu = torch.device(device).type=='cuda'
     if who=='ours':
         learn = _our_learner(items, model, size, batch_size, device)
-        _quietly(learn, 4 if gpu else 1, 1e-3)
+        with hold_memory(): _quietly(learn, 4 if gpu else 1, 1e-3)
         return median(r['seconds'] for r in learn.epoch_stats.rows[gpu:])
     if who=='fastai': epoch = partial(_quietly, _fastai_learner(items, model, size, batch_size, device), 1, 1e-3)
     else:
