@@ -288,9 +288,10 @@ LEVELS = dict(train=logging.INFO, demo=logging.INFO, split=logging.INFO, bench=l
 USAGE = '\n'.join(['usage: garbage-clf COMMAND ... [--debug]', '', *(f'  {k:10} {f.__doc__}' for k,f in COMMANDS.items()), '',
     'garbage-clf COMMAND --help tells what it takes.'])
 
-# %% ../nbs/54_cli.ipynb #aa05e05f
+# %% ../nbs/54_cli.ipynb #5943f335
 def _parse(words):
     "The function that some words ask for, and its arguments"
+    words = [part for w in words for part in (['--set',w[6:]] if w.startswith('--set=') else [w])]
     f,sets = COMMANDS[words[0]],[b for a,b in zip(words, words[1:]) if a=='--set']
     if len(sets)>1: words = [w for i,w in enumerate(words) if w!='--set' and (i==0 or words[i-1]!='--set')] + ['--set',','.join(sets)]
     p = anno_parser(f, prog=f'garbage-clf {words[0]}', pos=['data'] if f in (evaluate,bench) else None)

@@ -133,7 +133,7 @@ def seed_everything(
     from fastai.torch_core import set_seed
     set_seed(seed, reproducible=True)
 
-# %% ../nbs/00_core.ipynb #f64ede8e
+# %% ../nbs/00_core.ipynb #a4200a76
 def pick_device(
     name:str='auto' # 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'
 )->'torch.device': # The device, checked to be there
@@ -143,6 +143,7 @@ def pick_device(
     if name=='auto': name = 'cuda' if cuda else 'mps' if mps else 'cpu'
     here = ['cpu'] + ['cuda']*bool(cuda) + [f'cuda:{i}' for i in range(cuda)] + ['mps']*mps
     if name not in here: raise WorkbookError(f'device {name!r} is not here: choose auto or one of {", ".join(here)}')
+    if name.startswith('cuda:'): torch.cuda.set_device(name) # Streams and random numbers are the current device's
     return torch.device(name)
 
 # %% ../nbs/00_core.ipynb #81a1d3c8

@@ -5,28 +5,35 @@
 # %% auto #0
 __all__ = ['measure', 'summary']
 
-# %% ../../nbs/45_analysis.compare.ipynb #1229eacc
-import tempfile
+# %% ../../nbs/45_analysis.compare.ipynb #fed01233
+import hashlib, json, tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from .metrics import wilson
-from ..core import log, pick_device, write_text
+from ..core import WorkbookError, log, pick_device, write_text
 from ..train.recipes import Recipe
 from ..train.run import fit
 
-# %% ../../nbs/45_analysis.compare.ipynb #424be919
-def _row(run, recipe, device):
+# %% ../../nbs/45_analysis.compare.ipynb #81c3eabe
+def _row(run, recipe, digest, device):
     "What one run comes to"
     m = run.metrics
     name = torch.cuda.get_device_name(device) if torch.device(device).type=='cuda' else 'CPU'
     each = {f'{s}_{k}': m[s][k] if k=='n' else round(m[s]['accuracy']*m[s]['n']) for s in ('valid','test') if s in m for k in ('n','right')}
-    return dict(recipe=recipe.name, seed=recipe.seed, model=run.recipe.model, **each, macro_f1=round(m['test' if 'test' in m else 'valid']['macro_f1'], 4), epochs=len(run.stats),
+    return dict(digest=digest, recipe=recipe.name, seed=recipe.seed, model=run.recipe.model, **each, macro_f1=round(m['test' if 'test' in m else 'valid']['macro_f1'], 4), epochs=len(run.stats),
         seconds=round(sum(m['seconds'].values()), 1), device=name, torch=torch.__version__.split('+')[0])
 
-# %% ../../nbs/45_analysis.compare.ipynb #c48d0ee7
+# %% ../../nbs/45_analysis.compare.ipynb #b060f44a
+def _digest(recipe, items):
+    "What a measurement is known by: the recipe, and the items with their split, wherever they lie"
+    rows = items[['label','split']].astype(str).assign(name=[Path(p).name if pd.notna(p) else '' for p in items.image])
+    return hashlib.sha256((json.dumps(asdict(recipe), sort_keys=True)+rows.to_csv(index=False)).encode()).hexdigest()[:12]
+
+# %% ../../nbs/45_analysis.compare.ipynb #4683a959
 def measure(
     items:pd.DataFrame, # With photos and labels; the same split for all
     recipes:list[Recipe], # A recipe for each name and seed; those with a row are passed by
@@ -35,16 +42,16 @@ def measure(
 )->pd.DataFrame: # All rows of the file
     "Train recipes that have no row yet, and write a row for each"
     path,device = Path(path),str(pick_device(device))
-    rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=['recipe','seed'])
+    rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=['digest'])
     for r in recipes:
-        if ((rows.recipe==r.name)&(rows.seed==r.seed)).any(): continue
-        with tempfile.TemporaryDirectory() as tmp: new = _row(fit(items, r, f'{tmp}/run', device), r, device)
+        if len(rows) and (rows.digest==_digest(r, items)).any(): continue
+        with tempfile.TemporaryDirectory() as tmp: new = _row(fit(items, r, f'{tmp}/run', device), r, _digest(r, items), device)
         rows = pd.concat([rows,pd.DataFrame([new])], ignore_index=True) if len(rows) else pd.DataFrame([new])
         write_text(path, rows.to_csv(index=False))
         log.info('%s, seed %d: %d of %d right', r.name, r.seed, new.get('test_right', new.get('valid_right')), new.get('test_n', new.get('valid_n')))
     return rows
 
-# %% ../../nbs/45_analysis.compare.ipynb #137a614d
+# %% ../../nbs/45_analysis.compare.ipynb #c47f9876
 def summary(
     rows:pd.DataFrame, # From `measure`
     split:str='test' # Or 'valid'
@@ -56,4 +63,6 @@ def summary(
         low,high = wilson(round(share.mean()*n), n)
         figures = dict(accuracy=100*share.mean(), spread=100*share.std() if len(df)>1 else float('nan'), low=100*low, high=100*high)
         return pd.Series(dict(seeds=len(df), **{k: round(v, 1) for k,v in figures.items()}, n=n, seconds=round(df.seconds.median()), device=', '.join(df.device.unique())))
-    return pd.DataFrame([dict(recipe=name, **one(df)) for name,df in rows.groupby('recipe', sort=False)])
+    rows = rows.dropna(subset=[f'{split}_n']) if f'{split}_n' in rows else rows[:0]
+    if not len(rows): raise WorkbookError(f'no run was judged on {split} items')
+    return pd.DataFrame([dict(recipe=name, **one(df)) for (name,_),df in rows.groupby(['recipe',f'{split}_n'], sort=False)])

@@ -114,7 +114,7 @@ class EpochStats(Callback):
 # %% ../../nbs/32_train.callbacks.ipynb #20cd181e
 IN_STEP = [f'{w}_{e}' for w,e in (('after','pred'),('after','loss'),('before','backward'),('after','backward'),('before','step'),('after','step'))]
 
-# %% ../../nbs/32_train.callbacks.ipynb #2331fe60
+# %% ../../nbs/32_train.callbacks.ipynb #428cfdca
 def record(
     step, # Called with nothing; does the same operations each time
     outputs, # Called with nothing after it; what it left
@@ -122,7 +122,7 @@ def record(
 ): # Called with nothing: does the step again and returns its outputs
     "A step as a CUDA graph"
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool): step()
+    with torch.cuda.graph(graph, pool=pool, stream=torch.cuda.Stream()): step()
     kept = outputs()
     def replay():
         graph.replay()
@@ -188,7 +188,7 @@ def _rates(self:StepGraph):
     for g,lr,place in zip(self.opt.opt.param_groups, lrs, self.lrs): g['lr'] = place.fill_(lr)
     return lrs
 
-# %% ../../nbs/32_train.callbacks.ipynb #e48187fc
+# %% ../../nbs/32_train.callbacks.ipynb #ffac790f
 @patch
 def _played(self:StepGraph):
     "Do the step, recorded or to warm up; False if it is left to the `Learner`"
@@ -204,6 +204,8 @@ def _played(self:StepGraph):
             self.learn.pred,self.learn.loss = replay()
     except RuntimeError as e:
         if n!=self.warm_up+1: raise
+        self.opt.zero_grad() # What a recording that broke off has left
+        self.replays = {}
         self._off(' '.join(str(e).split())[:200])
     finally:
         for g,lr in zip(self.opt.opt.param_groups, lrs): g['lr'] = lr
@@ -215,7 +217,7 @@ def _generators(learn):
     kind,keys,*rest = np.random.get_state()
     return dict(python=random.getstate(), numpy=[kind,keys.tolist(),*rest], shuffle=learn.dls.train.rng.getstate())
 
-# %% ../../nbs/32_train.callbacks.ipynb #36be062a
+# %% ../../nbs/32_train.callbacks.ipynb #660a8595
 def training_state(
     learn # A fastai `Learner` with `KeepBest`, `EpochStats`, perhaps `Ema`, and a torch optimizer
 )->tuple[dict,dict]: # Tensors by name, and what goes into JSON
@@ -227,9 +229,10 @@ def training_state(
     tensors |= {f'opt.{i}.{k}': v for i,s in opt.items() for k,v in s.items() if torch.is_tensor(v)}
     tensors['rng.cpu'] = torch.get_rng_state()
     if torch.cuda.is_available(): tensors['rng.cuda'] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available(): tensors['rng.mps'] = torch.mps.get_rng_state()
     return tensors, dict(epoch=learn.epoch, best=float(best.best), best_epoch=best.best_epoch, rows=learn.epoch_stats.rows, rng=_generators(learn))
 
-# %% ../../nbs/32_train.callbacks.ipynb #b681a123
+# %% ../../nbs/32_train.callbacks.ipynb #0b1ac6a5
 def _set_generators(learn, tensors, rng):
     "Put the random generators back where they stood"
     as_state = lambda s: (s[0], tuple(s[1]), s[2])
@@ -238,8 +241,9 @@ def _set_generators(learn, tensors, rng):
     np.random.set_state((rng['numpy'][0], np.array(rng['numpy'][1], 'uint32'), *rng['numpy'][2:]))
     torch.set_rng_state(tensors['rng.cpu'])
     if 'rng.cuda' in tensors and torch.cuda.is_available(): torch.cuda.set_rng_state(tensors['rng.cuda'])
+    if 'rng.mps' in tensors and torch.backends.mps.is_available(): torch.mps.set_rng_state(tensors['rng.mps'])
 
-# %% ../../nbs/32_train.callbacks.ipynb #3c7eba68
+# %% ../../nbs/32_train.callbacks.ipynb #3eeadb87
 def restore_state(
     learn, # A fresh `Learner` of the same form
     tensors:dict, # From `training_state`
@@ -252,12 +256,14 @@ def restore_state(
     opt = {}
     for k,v in part('opt.').items(): opt.setdefault(int(k.split('.')[0]), {})[k.split('.', 1)[1]] = v
     learn.opt.load_state_dict(dict(state=opt, param_groups=learn.opt.state_dict()['param_groups']))
+    for p,s in learn.opt.opt.state.items(): # Laid out in memory as their weights are: fused steps take that for granted
+        s.update({k: torch.empty_like(p).copy_(v) for k,v in s.items() if torch.is_tensor(v) and v.shape==p.shape})
     best,device = learn.keep_best,next(learn.model.parameters()).device
     best.best,best.best_epoch,best.weights = state['best'],state['best_epoch'],{k: v.to(device) for k,v in part('best.').items()}
     learn.epoch_stats.rows[:] = state['rows']
     _set_generators(learn, tensors, state['rng'])
 
-# %% ../../nbs/32_train.callbacks.ipynb #f6ebbd4a
+# %% ../../nbs/32_train.callbacks.ipynb #be9c8312
 class Checkpoint(Callback):
     "Save the state of a training after epochs; go on from it if it is there"
     order,share = 65,.05 # Share of the time that saving may take
@@ -270,7 +276,7 @@ class Checkpoint(Callback):
         if not self.path.exists(): return
         try:
             with safe_open(self.path, 'pt') as f: tensors,state = {k: f.get_tensor(k) for k in f.keys()},json.loads(f.metadata()['state'])
-        except (SafetensorError,TypeError,ValueError): self._stop('is damaged')
+        except (SafetensorError,TypeError,ValueError,KeyError): self._stop('is damaged')
         other = [k for k in self.of if state['of'].get(k)!=self.of[k]]
         if other: self._stop(f'belongs to a training with other {", ".join(other)}')
         restore_state(self.learn, tensors, state)

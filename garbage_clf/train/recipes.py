@@ -93,16 +93,16 @@ def recipes_table()->'pd.DataFrame': # One row a recipe
     row = lambda r: dict(recipe=r.name, model=r.model, frozen='yes' if r.frozen else 'no', pretrained='yes' if r.pretrained else 'no', size=r.size, epochs=r.epochs, about=r.about)
     return pd.DataFrame([row(r) for r in RECIPES.values()])
 
-# %% ../../nbs/30_train.recipes.ipynb #c3960824
+# %% ../../nbs/30_train.recipes.ipynb #6f18b23d
 KINDS = {bool:'true or false', int:'a whole number', float:'a number', str:'text'}
 
 def _cast(name, value, kind):
     "A value in the type of its field"
     if value in (True,False,'true','false') and kind is bool: return value in (True,'true')
     try:
-        if kind is bool or isinstance(value, bool): raise ValueError
+        if kind is bool or isinstance(value, bool) or kind is int and int(value)!=float(value): raise ValueError
         return kind(value)
-    except ValueError as e: raise WorkbookError(f'{name} {value!r} is not {KINDS[kind]}') from e
+    except (ValueError,TypeError,OverflowError) as e: raise WorkbookError(f'{name} {value!r} is not {KINDS[kind]}') from e
 
 # %% ../../nbs/30_train.recipes.ipynb #23f32612
 LIMITS = dict(size=(32,2048), epochs=(1,10_000), head_epochs=(0,10_000), batch_size=(2,65_536), accumulate=(1,10_000), lr=(1e-8,10), head_lr=(1e-8,10), early_lr=(1e-4,1),
@@ -113,12 +113,14 @@ LIMITS = dict(size=(32,2048), epochs=(1,10_000), head_epochs=(0,10_000), batch_s
 CHOICES = dict(optimizer=('adamw','adam','sgd','adadelta'), schedule=('one-cycle','cosine','warmup-steps','plateau','constant'), head=HEADS, loss=('cross-entropy','focal'),
     augment=tuple(AUGMENTATIONS), mix=('none','mixup','cutmix'), monitor=('valid_loss','valid_accuracy'))
 
-# %% ../../nbs/30_train.recipes.ipynb #4c155191
+# %% ../../nbs/30_train.recipes.ipynb #9c578502
 def _check(name, value):
     "An error, if a field cannot have a value"
     lo,hi = LIMITS.get(name, (value,value))
     if not isinstance(value, bool) and not lo<=value<=hi: raise WorkbookError(f'{name} {value} is out of range: choose {lo} to {hi}')
     if name in CHOICES: choose(value, CHOICES[name], name)
+    lo,_,hi = value.partition('..') if name=='class_weights' else ('','','')
+    if lo and hi and re.fullmatch(r'[\d.]+', lo+hi) and not 0<float(lo)<=float(hi): raise WorkbookError(f'class_weights {value}: the first end is above 0 and not above the second')
     if name=='class_weights' and not re.fullmatch(r'none|balanced|\d*\.?\d+\.\.\d*\.?\d+', value): raise WorkbookError(f'class_weights {value!r} is not known: choose none, balanced, or a range as 0.7..1.6')
 
 # %% ../../nbs/30_train.recipes.ipynb #b6c1ce02
@@ -138,13 +140,14 @@ def change(
     _check_together(new)
     return new
 
-# %% ../../nbs/30_train.recipes.ipynb #8de30d41
+# %% ../../nbs/30_train.recipes.ipynb #6e76f6bd
 def _check_together(r):
     "An error, if values do not go together"
     if r.head_epochs>r.epochs: raise WorkbookError(f'head_epochs {r.head_epochs} are more than the {r.epochs} epochs there are')
     if r.pretrained and r.model in FROM_SCRATCH: raise WorkbookError(f'there are no pretrained weights of {r.model}: choose --pretrained false')
     if r.gray and r.model not in FROM_SCRATCH: raise WorkbookError(f'gray is for networks from scratch ({", ".join(FROM_SCRATCH)}): {r.model} needs colour')
     moot = [k for k,v in dict(head_epochs=0, unfreeze_from='', augment='none', erase=0, mix='none').items() if r.frozen and getattr(r, k)!=v]
+    if r.frozen and r.tta>2: raise WorkbookError(f'tta {r.tta} means nothing to a frozen network: choose 1, or 2 for the mirror image as well')
     if moot: raise WorkbookError(f'{moot[0]} means nothing to a frozen network, whose features are computed once: choose frozen=false, or views=3 for augmented views')
 
 # %% ../../nbs/30_train.recipes.ipynb #2e41c1ec
@@ -159,14 +162,16 @@ def save_recipe(
     from importlib.metadata import version
     write_json(path, dict(asdict(recipe), versions={p: version(p) for p in PACKAGES}))
 
-# %% ../../nbs/30_train.recipes.ipynb #6e1776a9
+# %% ../../nbs/30_train.recipes.ipynb #848ca817
 def load_recipe(
     path:Path|str # A `recipe.json`
 )->Recipe: # As it was
     "Read a recipe"
     try: d = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as e: raise WorkbookError(f'cannot read the recipe {path}: {e}') from e
+    if not isinstance(d, dict) or 'model' not in d: raise WorkbookError(f'cannot read the recipe {path}: it names no model')
     d.pop('versions', None)
+    if 'optimizer' not in d and d.get('frozen', True): d['augment'] = 'none' # Older runs may name one that was never used
     if isinstance(d.get('augment'), bool): d['augment'] = 'ours' if d['augment'] else 'none' # As older runs have it
     d.setdefault('views', 1) # As older runs have it
     start = Recipe(*(d.pop(k, '') for k in ('name','about','model')))

@@ -100,12 +100,11 @@ def results_metrics(
     cols = [f'probability_{c}' for c in classes]
     return {s: classification_metrics(df.actual, df[cols], classes) for s in ('test','valid') if len(df := results[results.split==s])}
 
-# %% ../../nbs/33_train.run.ipynb #4aa08f53
+# %% ../../nbs/33_train.run.ipynb #38ea2c5c
 def _callbacks(recipe, n_classes, whole, device):
     "What a recipe asks for beside the loop"
-    from fastai.callback.training import GradientAccumulation
     from garbage_clf.train.callbacks import Augment, Autocast, EpochStats, KeepBest, PickView, StepGraph
-    from garbage_clf.train.regularize import L2, Blot, Clip, Ema, Mix, Patience
+    from garbage_clf.train.regularize import L2, Accumulate, Blot, Clip, Ema, Mix, Patience
     from garbage_clf.train.schedules import Stages
     r,cbs = recipe,[KeepBest(monitor=recipe.monitor, min_delta=0),EpochStats()]
     if whole: cbs += [Autocast(),Stages(r.head_epochs, r.unfreeze_from)]
@@ -113,7 +112,7 @@ def _callbacks(recipe, n_classes, whole, device):
     if whole and r.augment!='none': cbs.append(Augment(AUGMENTATIONS[r.augment]))
     if whole and r.erase: cbs.append(Blot(r.erase))
     if whole and r.mix!='none': cbs.append(Mix(r.mix, n_classes, r.mix_alpha))
-    if r.accumulate>1: cbs.append(GradientAccumulation(r.accumulate*r.batch_size))
+    if r.accumulate>1: cbs.append(Accumulate(r.accumulate))
     if r.clip: cbs.append(Clip(r.clip))
     if r.l2: cbs.append(L2(r.l2))
     if r.ema: cbs.append(Ema(r.ema))
@@ -135,7 +134,7 @@ def _learner(net, x, y, splits, recipe, device, cbs=()):
         cbs=[*_callbacks(recipe, n_classes, whole, device), *cbs], opt_func=optimizer(recipe.optimizer), wd_bn_bias=True, train_bn=False,
         splitter=lambda m: by_decay(param_groups(m) if whole else [list(m.parameters())]))
 
-# %% ../../nbs/33_train.run.ipynb #8e45d874
+# %% ../../nbs/33_train.run.ipynb #277a2c28
 def _schedule(learn, recipe):
     "The learning rate over the training; weight decay for weights alone"
     from fastai.callback.schedule import ParamScheduler
@@ -144,8 +143,9 @@ def _schedule(learn, recipe):
     n = len(learn.opt.param_groups)//2
     lrs = [lr for i in range(n) for lr in [recipe.lr*recipe.early_lr**((n-1-i)/max(n-1, 1))]*2]
     learn.opt.set_hyper('wd', [recipe.weight_decay,0.]*n)
-    losses = lambda: [r['val_loss'] for r in learn.epoch_stats.rows]
-    return ParamScheduler({'lr': lambda pos: rates(pos, recipe.schedule, recipe.head_epochs/recipe.epochs, recipe.head_lr, lrs, losses())})
+    first = recipe.head_epochs/recipe.epochs
+    losses = lambda early: [r['val_loss'] for r in learn.epoch_stats.rows if (r['epoch']<=recipe.head_epochs)==early] # Of one stage
+    return ParamScheduler({'lr': lambda pos: rates(pos, recipe.schedule, first, recipe.head_lr, lrs, losses(pos<first))})
 
 # %% ../../nbs/33_train.run.ipynb #8b84227a
 def _train(net, x, y, splits, recipe, device, checkpoint, cbs):
@@ -183,7 +183,7 @@ class _Rise:
                 if len(me.lrs)>me.steps or not me.losses[-1]<4*min(me.losses): raise CancelFitException
         return Rise()
 
-# %% ../../nbs/33_train.run.ipynb #f437be88
+# %% ../../nbs/33_train.run.ipynb #5e501d6e
 def find_lr(
     items:pd.DataFrame, # With photos and labels
     recipe:Recipe, # What is to be trained
@@ -195,14 +195,25 @@ def find_lr(
     device,items = pick_device(device),split(group_duplicates(items)[COLUMNS]).reset_index(drop=True)
     seed_everything(recipe.seed)
     classes = sorted(items.label.unique())
+    recipe = change(recipe, model=settled(recipe.model, recipe.pretrained), head_epochs=0, patience=0, ema=0)
     net,x = _inputs(items, _build(recipe, len(classes), recipe.pretrained), recipe, device)
     y = torch.tensor([classes.index(l) for l in items.label])
     rise = _Rise(steps)
-    learn = _learner(net, x, y, items.split, change(recipe, patience=0, ema=0), device)
+    learn = _learner(net, x, y, items.split, recipe, device)
     learn.remove_cbs([learn.keep_best,learn.epoch_stats])
     with hold_memory(), learn.no_bar(), learn.no_logging(): learn.fit(10_000, cbs=[rise.callback()])
     df = pd.DataFrame(dict(lr=rise.lrs[:len(rise.losses)], loss=rise.losses))
     return float(valley(df.lr.tolist(), df.loss.tolist(), len(df))[0]),df
+
+# %% ../../nbs/33_train.run.ipynb #4c5c8554
+def _check_model(model, recipe):
+    "An error, if a model has no layer of the recipe's, or cannot take photos of its size"
+    from garbage_clf.train.schedules import frozen_layers
+    frozen_layers(model.backbone, recipe.unfreeze_from)
+    try:
+        with torch.no_grad(): model.eval()(torch.zeros(1, 3, recipe.size, recipe.size))
+    except (RuntimeError,AssertionError) as e:
+        raise WorkbookError(f'{recipe.model} cannot take photos of {recipe.size} pixels: {" ".join(str(e).split())[:150]}. Choose another --size') from e
 
 # %% ../../nbs/33_train.run.ipynb #d1d85052
 def _inputs(items, model, recipe, device):
@@ -292,7 +303,7 @@ def _checkpoint(out, recipe, items):
     digest = hashlib.sha256(items.to_csv(index=False).encode()).hexdigest()
     return Checkpoint(out/'last'/'state.safetensors', of=dict(asdict(recipe), items=digest))
 
-# %% ../../nbs/33_train.run.ipynb #8e62d14c
+# %% ../../nbs/33_train.run.ipynb #d01f91e5
 def _fit(items, recipe, out, device, cbs):
     "`fit` with a folder, a log and a device"
     start = time.time()
@@ -306,6 +317,7 @@ def _fit(items, recipe, out, device, cbs):
     _need_photos(items)
     recipe = change(recipe, model=settled(recipe.model, recipe.pretrained))
     model = _build(recipe, len(classes), recipe.pretrained)
+    _check_model(model, recipe)
     net,inputs = _inputs(items, model, recipe, device)
     y,loaded = torch.tensor([classes.index(l) for l in items.label]),time.time()
     stats = _train(net, inputs, y, items.split, recipe, device, _checkpoint(out, recipe, items), cbs)
@@ -314,7 +326,7 @@ def _fit(items, recipe, out, device, cbs):
     seconds = dict(load=loaded-start, fit=fitted-loaded, evaluate=time.time()-fitted)
     _write_run(out, recipe, items, model, stats, results, {k:round(v, 2) for k,v in seconds.items()})
 
-# %% ../../nbs/33_train.run.ipynb #2a2df87f
+# %% ../../nbs/33_train.run.ipynb #a72dcc40
 def fit(
     items:pd.DataFrame, # With labels; a split is kept, or made
     recipe:Recipe, # What to do
@@ -329,7 +341,7 @@ def fit(
         seed_everything(recipe.seed)
         try: _fit(items, recipe, out, device, cbs)
         except torch.OutOfMemoryError as e:
-            raise WorkbookError(f'{device} has not enough memory: lower --batch-size (now {recipe.batch_size}) or --size (now {recipe.size}); what was trained so far is in {out}/last') from e
+            raise WorkbookError(f'{device} has not enough memory: lower --batch-size (now {recipe.batch_size}) or --size (now {recipe.size}), and choose another --out') from e
         log.info('written to %s', out)
     return Run(out)
 

@@ -77,7 +77,13 @@ def frozen_layers(
     at = names.index(unfreeze_from)
     return [m for n,m in leaves if names.index(n)<at]
 
-# %% ../../nbs/31_train.schedules.ipynb #bd855874
+# %% ../../nbs/31_train.schedules.ipynb #1273f00e
+def _rest(layer):
+    "Hold a layer still, but not the layers inside of it"
+    for p in layer.parameters(recurse=False): p.requires_grad_(False)
+    if not list(layer.children()): layer.eval()
+
+# %% ../../nbs/31_train.schedules.ipynb #b7265fb3
 class Stages(Callback):
     "Train the head alone for some epochs, then the rest but for its frozen layers"
     order = -5 # After fastai has put the model into training mode
@@ -88,11 +94,10 @@ class Stages(Callback):
 
     def before_fit(self): self.kept = frozen_layers(self.model.backbone, self.unfreeze_from)
 
-    @property
-    def still(self)->list: "The modules that rest in this epoch"; return [self.model.backbone] if self.epoch<self.head_epochs else self.kept
-
     def before_train(self):
         self.model.requires_grad_(True)
-        for m in self.still: m.requires_grad_(False).eval()
+        if self.epoch<self.head_epochs: self.model.backbone.requires_grad_(False).eval()
+        else:
+            for m in self.kept: _rest(m)
 
     def after_fit(self): self.model.requires_grad_(True)

@@ -7,7 +7,7 @@ __all__ = ['PEERS', 'seconds', 'fastai_batches', 'Files', 'torchvision_batches',
            'bench_steps', 'bench_epochs', 'bench_goal', 'bench_head', 'own_memory', 'bench_growth', 'bench_sizes',
            'compared', 'fresh_cache', 'bench', 'machine']
 
-# %% ../../nbs/55_use.bench.ipynb #02c26770
+# %% ../../nbs/55_use.bench.ipynb #66a099af
 import os, platform, tempfile, time
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -20,7 +20,7 @@ from ..core import hold_memory, log, seed_everything
 from ..data.augment import AUGMENTATIONS, DRAWS, augment
 from ..data.loaders import tensor_loaders
 from ..data.pixels import on_device, photo_pixels
-from ..models.core import autocast, build_model, get_weights
+from ..models.core import FROM_SCRATCH, WEIGHTS, autocast, build_model, get_weights
 from ..train.schedules import SCHEDULES
 
 # %% ../../nbs/55_use.bench.ipynb #fca74177
@@ -137,7 +137,7 @@ def _stepper(net, device, fast):
 # %% ../../nbs/55_use.bench.ipynb #20e86ef3
 def _bare(model): return torch.nn.Sequential(model.backbone.body, model.head) # Peers normalise in their loaders
 
-# %% ../../nbs/55_use.bench.ipynb #76322c64
+# %% ../../nbs/55_use.bench.ipynb #6e7091fd
 def bench_steps(
     model:str, # A backbone by name
     classes:int, # How many
@@ -149,7 +149,7 @@ def bench_steps(
     xb,yb = torch.randint(0, 256, (batch_size,3,size,size), dtype=torch.uint8, device=device),torch.zeros(batch_size, dtype=torch.long, device=device)
     rows = []
     for who in ('ours','plain eager') + (('limit: one CUDA graph',) if torch.device(device).type=='cuda' else ()):
-        net,x = build_model(model, classes, pretrained=False),xb if who!='plain eager' else xb.float()/255
+        net,x = build_model(model, classes, False, size),xb if who!='plain eager' else xb.float()/255
         step = _stepper(net if who!='plain eager' else _bare(net), device, who!='plain eager')
         once = partial(step, x, yb)
         once()
@@ -171,7 +171,7 @@ def _recorded(step):
     torch.cuda.current_stream().wait_stream(side)
     return record(step, lambda: None)
 
-# %% ../../nbs/55_use.bench.ipynb #cfd7306e
+# %% ../../nbs/55_use.bench.ipynb #6e79aa17
 def _our_learner(items, model, size, batch_size, device, pretrained=False):
     "A `Learner` as `fit` has it"
     from fastai.learner import Learner
@@ -182,18 +182,18 @@ def _our_learner(items, model, size, batch_size, device, pretrained=False):
     from garbage_clf.train.optimizers import by_decay, optimizer
     x,y = on_device(photo_pixels(items.image, size)[0], device),torch.from_numpy(pd.factorize(items.label, sort=True)[0])
     dls = tensor_loaders(x, y.to(x.device) if isinstance(x, torch.Tensor) else y, items.split, batch_size, device)
-    net = build_model(model, items.label.nunique(), pretrained).to(device, memory_format=torch.channels_last)
+    net = build_model(model, items.label.nunique(), pretrained, size).to(device, memory_format=torch.channels_last)
     cbs = [Autocast(),Augment(AUGMENTATIONS['ours']),EpochStats()] + ([StepGraph()] if torch.device(device).type=='cuda' else [])
     return Learner(dls, net, CrossEntropyLossFlat(), metrics=Mean(accuracy), cbs=cbs, opt_func=optimizer('adamw'), wd_bn_bias=True, train_bn=False,
         splitter=lambda m: by_decay(param_groups(m)))
 
-# %% ../../nbs/55_use.bench.ipynb #f5bcf4ea
+# %% ../../nbs/55_use.bench.ipynb #f0c4fbb4
 def _fastai_learner(items, model, size, batch_size, device, pretrained=False):
     "fastai's stock `Learner` and loaders"
     from fastai.learner import Learner
     from fastai.losses import CrossEntropyLossFlat
     from fastai.metrics import accuracy
-    net = _bare(build_model(model, items.label.nunique(), pretrained))
+    net = _bare(build_model(model, items.label.nunique(), pretrained, size))
     return Learner(fastai_batches(items, size, batch_size, device), net, CrossEntropyLossFlat(), metrics=accuracy)
 
 # %% ../../nbs/55_use.bench.ipynb #382cad4f
@@ -201,7 +201,7 @@ def _quietly(learn, *args, **kw):
     "Train a learner without printing"
     with learn.no_bar(), learn.no_logging(): learn.fit(*args, **kw)
 
-# %% ../../nbs/55_use.bench.ipynb #b3bda7a3
+# %% ../../nbs/55_use.bench.ipynb #842d91c3
 def _epoch_seconds(who, items, model, size, batch_size, device):
     "Seconds of a training epoch; on a GPU the median of three after one to warm up"
     gpu = torch.device(device).type=='cuda'
@@ -211,7 +211,7 @@ def _epoch_seconds(who, items, model, size, batch_size, device):
         return median(r['seconds'] for r in learn.epoch_stats.rows[gpu:])
     if who=='fastai': epoch = partial(_quietly, _fastai_learner(items, model, size, batch_size, device), 1, 1e-3)
     else:
-        step = _stepper(_bare(build_model(model, items.label.nunique(), pretrained=False)), device, gpu and who=='timm')
+        step = _stepper(_bare(build_model(model, items.label.nunique(), False, size)), device, gpu and who=='timm')
         def epoch():
             for xb,yb in PEERS[who](items[items.split=='train'], size, batch_size, device): step(xb.to(device), yb.to(device))
     if gpu: epoch()
@@ -317,10 +317,10 @@ def _fastai_head(items, recipe, device, goal, epochs):
         if reached>=goal: break
     return time.perf_counter()-start,reached
 
-# %% ../../nbs/55_use.bench.ipynb #b4a7d429
+# %% ../../nbs/55_use.bench.ipynb #9936984c
 def bench_head(
     items:pd.DataFrame, # With photos, labels and a split
-    model:str, # A backbone by name
+    model:str, # A backbone by name; nothing is measured for one from scratch
     size:int, # Pixels
     device:str, # Where
     peers, # 'fastai' or nothing
@@ -328,7 +328,8 @@ def bench_head(
 )->list[dict]: # Rows of the table
     "Seconds from photos on disk to a head on a frozen backbone"
     from garbage_clf.train.recipes import RECIPES, change
-    recipe = change(next(r for r in RECIPES.values() if r.model==model and r.frozen), size=size)
+    if model in FROM_SCRATCH: return []
+    recipe = change(RECIPES['mobilenet-frozen'], model=model, size=size)
     took,goal,_ = _our_head(items, recipe, device)
     again,_,parts = _our_head(items, change(recipe, hidden=128), device)
     rows = [dict(what='photos to a head on a frozen network: seconds', who='ours', value=took, note=f'valid {goal:.1%}'),
@@ -392,7 +393,7 @@ def compared(
     times = times.where(~t.what.str.endswith(': seconds'), 1/times)
     return t.assign(ours=times.round(1).where(t.who!='ours')).fillna({'note':''} if 'note' in t else {})
 
-# %% ../../nbs/55_use.bench.ipynb #71ac8245
+# %% ../../nbs/55_use.bench.ipynb #e01a58d8
 @contextmanager
 def fresh_cache(
     model:str # Whose weights are kept at hand: fetching them is not what is measured
@@ -400,7 +401,7 @@ def fresh_cache(
     "An empty cache and the same random numbers, for the length of a block"
     seed_everything(0)
     before = {k: os.environ.get(k) for k in ('GARBAGE_CLF_CACHE','GARBAGE_CLF_WEIGHTS')}
-    os.environ['GARBAGE_CLF_WEIGHTS'] = str(get_weights(model).parent)
+    if model in WEIGHTS: os.environ['GARBAGE_CLF_WEIGHTS'] = str(get_weights(model).parent)
     with tempfile.TemporaryDirectory() as tmp:
         os.environ['GARBAGE_CLF_CACHE'] = tmp
         try: yield

@@ -129,7 +129,7 @@ def model_folder(
     write_text(out/'README.md', text)
     return out
 
-# %% ../../nbs/56_use.publish.ipynb #34d43ab6
+# %% ../../nbs/56_use.publish.ipynb #3e0aec50
 def publish(
     run:Run, # A finished run
     out:Path|str, # A new folder for what is published
@@ -138,7 +138,8 @@ def publish(
     api=None # A `huggingface_hub.HfApi`; none for the usual one with your token
 )->str: # The folder, or the address on the hub
     "A model folder, and on the hub if you say where"
-    folder = model_folder(run, out, to or None)
+    sent_before = to and (Path(out)/'config.json').exists() # A folder that the hub did not take the last time
+    folder = Path(out) if sent_before else model_folder(run, out, to or None)
     if not to: return str(folder)
     from huggingface_hub import HfApi, get_token
     if api is None and not get_token(): raise WorkbookError(f'no token for the hub: set HF_TOKEN or run `hf auth login`, then upload {folder}, which is complete')
