@@ -393,7 +393,7 @@ def compared(
     times = times.where(~t.what.str.endswith(': seconds'), 1/times)
     return t.assign(ours=times.round(1).where(t.who!='ours')).fillna({'note':''} if 'note' in t else {})
 
-# %% ../../nbs/55_use.bench.ipynb #e01a58d8
+# %% ../../nbs/55_use.bench.ipynb #88c827bd
 @contextmanager
 def fresh_cache(
     model:str # Whose weights are kept at hand: fetching them is not what is measured
@@ -406,7 +406,7 @@ def fresh_cache(
         os.environ['GARBAGE_CLF_CACHE'] = tmp
         try: yield
         finally:
-            for k,v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k:v})
+            for k,v in before.items(): os.environ.pop(k, None) if v is None else os.environ.update({k:v})
 
 # %% ../../nbs/55_use.bench.ipynb #a837fa98
 def bench(
