@@ -26,9 +26,9 @@ class Augmentation:
     channel:float=0. # Grey levels of 255 that each colour may move, either way
     trivial:bool=False # One of torchvision's TrivialAugment changes on top, photo by photo
 
-# %% ../../nbs/14_data.augment.ipynb #16ec334a
+# %% ../../nbs/14_data.augment.ipynb #081db89b
 AUGMENTATIONS = {'none': Augmentation(flip=0.),
-    'ours': Augmentation(rotate=15, zoom=(1.,1.15), brightness=.2, contrast=.2),
+    'ours': Augmentation(rotate=180, shift=.05, zoom=(.9,1.3), brightness=.25, contrast=.25, saturation=.2),
     'A': Augmentation(rotate=15, brightness=.2, contrast=.2, saturation=.2),
     'B': Augmentation(rotate=25, shift=.15, zoom=(.75,1.25), shear=12, brightness=.25, channel=10),
     'C': Augmentation(rotate=10, zoom=(.9,1.1)),

@@ -66,7 +66,7 @@ def _runner(net, paths, digests, size, device, batch_size, view, bad):
                 outs,at = [],[]
     return make
 
-# %% ../../nbs/20_models.features.ipynb #7fc32343
+# %% ../../nbs/20_models.features.ipynb #65a40598
 def photo_features(
     net:Backbone, # Frozen
     paths, # Photo files
@@ -82,7 +82,8 @@ def photo_features(
     kind = torch.device(device).type
     with autocast(device): how = 'bf16' if torch.is_autocast_enabled(kind) else 'f32'
     for view in range(views):
-        store = Store(f'features-{weights_digest(net)}-{size}-{view}-{kind}-{how}', (net.n_features,), 'float32')
+        how_seen = view if view<2 else f'{view}{hashlib.sha256(repr(AUGMENTATIONS["ours"]).encode()).hexdigest()[:6]}'
+        store = Store(f'features-{weights_digest(net)}-{size}-{how_seen}-{kind}-{how}', (net.n_features,), 'float32')
         rows,at = store.fill(keys, _runner(net, paths, keys, size, device, batch_size, view, bad))
         found.append(torch.from_numpy(rows[at[at>=0]]))
     return torch.stack(found, 1),bad
