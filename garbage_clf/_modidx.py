@@ -811,6 +811,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'garbage_clf.train.run._build': ('train.run.html#_build', 'garbage_clf/train/run.py'),
                                        'garbage_clf.train.run._callbacks': ('train.run.html#_callbacks', 'garbage_clf/train/run.py'),
                                        'garbage_clf.train.run._check_model': ('train.run.html#_check_model', 'garbage_clf/train/run.py'),
+                                       'garbage_clf.train.run._check_space': ('train.run.html#_check_space', 'garbage_clf/train/run.py'),
                                        'garbage_clf.train.run._checkpoint': ('train.run.html#_checkpoint', 'garbage_clf/train/run.py'),
                                        'garbage_clf.train.run._fit': ('train.run.html#_fit', 'garbage_clf/train/run.py'),
                                        'garbage_clf.train.run._held_out': ('train.run.html#_held_out', 'garbage_clf/train/run.py'),

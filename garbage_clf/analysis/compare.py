@@ -27,11 +27,11 @@ def _row(run, recipe, digest, device):
     return dict(digest=digest, recipe=recipe.name, seed=recipe.seed, model=run.recipe.model, **each, macro_f1=round(m['test' if 'test' in m else 'valid']['macro_f1'], 4), epochs=len(run.stats),
         seconds=round(sum(m['seconds'].values()), 1), device=name, torch=torch.__version__.split('+')[0])
 
-# %% ../../nbs/45_analysis.compare.ipynb #b060f44a
+# %% ../../nbs/45_analysis.compare.ipynb #8567eddf
 def _digest(recipe, items):
     "What a measurement is known by: the recipe, and the items with their split, wherever they lie"
     rows = items[['label','split']].astype(str).assign(name=[Path(p).name if pd.notna(p) else '' for p in items.image])
-    return hashlib.sha256((json.dumps(asdict(recipe), sort_keys=True)+rows.to_csv(index=False)).encode()).hexdigest()[:12]
+    return hashlib.sha256((json.dumps(dict(asdict(recipe), about=''), sort_keys=True)+rows.to_csv(index=False)).encode()).hexdigest()[:12]
 
 # %% ../../nbs/45_analysis.compare.ipynb #4683a959
 def measure(

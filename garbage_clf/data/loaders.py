@@ -77,7 +77,7 @@ class TensorLoaders(DataLoaders):
         x = items if isinstance(items, torch.Tensor) else torch.stack([torch.as_tensor(i) for i in items])
         return TensorLoader(Pairs(x, torch.zeros(len(x), dtype=torch.long, device=x.device)), bs=self.valid.bs, device=self.device)
 
-# %% ../../nbs/16_data.loaders.ipynb #3527ed47
+# %% ../../nbs/16_data.loaders.ipynb #48906b10
 def tensor_loaders(
     x, # Inputs, N x anything, a tensor or `Pixels`
     y:torch.Tensor, # Class numbers, N
@@ -87,6 +87,7 @@ def tensor_loaders(
     classes:list[str]=None # Names of the numbers, for people
 )->TensorLoaders: # `.train` and `.valid`
     "fastai `DataLoaders` over tensors"
+    y = y.to(x.device) if isinstance(x, torch.Tensor) else y # Batches are cut where the inputs lie
     def part(name, **kw):
         keep = torch.tensor([s==name for s in split])
         held = x[keep.to(x.device)] if isinstance(x, torch.Tensor) else x[keep]

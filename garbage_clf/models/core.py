@@ -260,15 +260,16 @@ def choose(
     hint = f'did you mean {near[0]!r}? ' if near else ''
     raise WorkbookError(f'no {what} {name!r}: {hint}There are {", ".join(table)}')
 
-# %% ../../nbs/20_models.core.ipynb #243eee80
+# %% ../../nbs/20_models.core.ipynb #b97d37b5
 def timm_backbone(
     name:str, # As timm has it
     pretrained:bool=True # Its publisher's weights, or random ones
 )->Backbone: # With that network's own normalisation
     "Any of timm's networks without its classifier"
     import timm
-    mine = Path(os.environ.get('GARBAGE_CLF_WEIGHTS', '.'))/f'{name}.safetensors'
-    overlay = dict(file=str(mine)) if pretrained and mine.is_file() else None
+    named = os.environ.get('GARBAGE_CLF_WEIGHTS')
+    mine = Path(named or '.')/f'{name}.safetensors'
+    overlay = dict(file=str(mine)) if pretrained and named and mine.is_file() else None
     try: net = timm.create_model(name, pretrained=pretrained, num_classes=0, pretrained_cfg_overlay=overlay)
     except Exception as e:
         raise WorkbookError(

@@ -61,7 +61,7 @@ class Recipe:
 _whole = dict(frozen=False, epochs=20, lr=2e-3, weight_decay=.05, hidden=0, dropout=.2, label_smoothing=.1, augment='ours', monitor='valid_accuracy')
 _scratch = dict(pretrained=False, frozen=False, early_lr=1., head='plain', monitor='valid_accuracy')
 
-# %% ../../nbs/30_train.recipes.ipynb #8a858654
+# %% ../../nbs/30_train.recipes.ipynb #afd57b9f
 RECIPES = {r.name: r for r in [
     Recipe('mobilenet-frozen', 'A head on the features of a frozen MobileNetV2: a model in a minute on a laptop', 'mobilenet_v2'),
     Recipe('efficientnet-lite0-frozen', 'A head on the features of a frozen EfficientNet-Lite0, whose weights come with the package: works offline', 'efficientnet_lite0'),
@@ -83,7 +83,7 @@ RECIPES = {r.name: r for r in [
         lr=1e-3, weight_decay=0., hidden=0, dropout=0., **_scratch),
     Recipe('mlp', 'System E: a multilayer perceptron on all pixels, Adadelta', 'mlp', size=256, epochs=20, batch_size=32, optimizer='adadelta', schedule='constant',
         lr=.1, weight_decay=0., hidden=0, dropout=0., **_scratch),
-    Recipe('best', 'The best on validation photos so far: EfficientNet-Lite0 in larger photos, erased and averaged', 'efficientnet_lite0',
+    Recipe('best', 'Meant to win, and not measured yet: EfficientNet-Lite0 on larger photos, blotted out, weights averaged', 'efficientnet_lite0',
         **dict(_whole, epochs=40, size=288, erase=.25, ema=.99, tta=2))]}
 
 # %% ../../nbs/30_train.recipes.ipynb #a5447ec7

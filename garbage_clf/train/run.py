@@ -119,7 +119,7 @@ def _callbacks(recipe, n_classes, whole, device):
     if r.patience: cbs.append(Patience(r.patience, r.monitor, r.min_delta, r.head_epochs))
     return cbs + ([StepGraph()] if torch.device(device).type=='cuda' else [])
 
-# %% ../../nbs/33_train.run.ipynb #3846ceb9
+# %% ../../nbs/33_train.run.ipynb #62f2d61a
 def _learner(net, x, y, splits, recipe, device, cbs=()):
     "fastai's `Learner` for a recipe"
     from fastai.learner import Learner
@@ -130,7 +130,7 @@ def _learner(net, x, y, splits, recipe, device, cbs=()):
     whole,n_classes = isinstance(net, ImageClassifier),int(y.max())+1
     weights = class_weights(y[torch.from_numpy((splits=='train').to_numpy(bool))], n_classes, recipe.class_weights)
     loss = make_loss(recipe.loss, weights, recipe.label_smoothing).to(device)
-    return Learner(tensor_loaders(x, y.to(x.device) if isinstance(x, torch.Tensor) else y, splits, recipe.batch_size, device), net.to(device), loss, metrics=Mean(accuracy),
+    return Learner(tensor_loaders(x, y, splits, recipe.batch_size, device), net.to(device), loss, metrics=Mean(accuracy),
         cbs=[*_callbacks(recipe, n_classes, whole, device), *cbs], opt_func=optimizer(recipe.optimizer), wd_bn_bias=True, train_bn=False,
         splitter=lambda m: by_decay(param_groups(m) if whole else [list(m.parameters())]))
 
@@ -234,7 +234,7 @@ def _probabilities(net, x, recipe, device):
     if recipe.frozen: return sum(forward_all(net, x[:,v], device, recipe.batch_size).softmax(1) for v in range(recipe.tta))/recipe.tta
     return forward_views(net, x, device, recipe.batch_size, recipe.tta, _views_by(recipe))
 
-# %% ../../nbs/33_train.run.ipynb #f68a5697
+# %% ../../nbs/33_train.run.ipynb #f57dfa24
 def _new_folder(out, resume):
     "Make sure that a run can be written to `out`"
     out = Path(out)
@@ -247,11 +247,15 @@ def _new_folder(out, resume):
     if out.exists() and not out.is_dir(): raise WorkbookError(f'{out} is a file: choose another --out')
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise WorkbookError(f'cannot make the folder {out}: {e.strerror}') from e
-    free = shutil.disk_usage(out).free/1e6
-    if free < 100:
-        raise WorkbookError(
-            f'only {free:.0f} MB are free at {out}, and a run takes up to 100: free some space or choose another --out')
     return out
+
+# %% ../../nbs/33_train.run.ipynb #6fadc636
+def _check_space(out, model, trained):
+    "An error, if the disk is too full for a model, and for what a training keeps of what it trains"
+    megabytes = lambda net: sum(p.numel() for p in net.parameters())*4/1e6
+    free,need = shutil.disk_usage(out).free/1e6,megabytes(model)+5*megabytes(trained)+20
+    if free<need:
+        raise WorkbookError(f'only {free:.0f} MB are free at {out}, and this run takes up to {need:.0f}: free some space or choose another --out')
 
 # %% ../../nbs/33_train.run.ipynb #22a8285e
 @contextmanager
@@ -303,7 +307,7 @@ def _checkpoint(out, recipe, items):
     digest = hashlib.sha256(items.to_csv(index=False).encode()).hexdigest()
     return Checkpoint(out/'last'/'state.safetensors', of=dict(asdict(recipe), items=digest))
 
-# %% ../../nbs/33_train.run.ipynb #d01f91e5
+# %% ../../nbs/33_train.run.ipynb #70d7a7cc
 def _fit(items, recipe, out, device, cbs):
     "`fit` with a folder, a log and a device"
     start = time.time()
@@ -319,6 +323,7 @@ def _fit(items, recipe, out, device, cbs):
     model = _build(recipe, len(classes), recipe.pretrained)
     _check_model(model, recipe)
     net,inputs = _inputs(items, model, recipe, device)
+    _check_space(out, model, net)
     y,loaded = torch.tensor([classes.index(l) for l in items.label]),time.time()
     stats = _train(net, inputs, y, items.split, recipe, device, _checkpoint(out, recipe, items), cbs)
     fitted,held = time.time(),(items.split!='train').to_numpy()

@@ -86,7 +86,7 @@ def timm_batches(
     gpu = torch.device(device).type=='cuda'
     return create_loader(Files(items), (3,size,size), batch_size, is_training=True, num_workers=os.cpu_count(), use_prefetcher=gpu, device=torch.device(device), persistent_workers=False)
 
-# %% ../../nbs/55_use.bench.ipynb #1202ee88
+# %% ../../nbs/55_use.bench.ipynb #5b0a88f4
 def our_batches(
     items:pd.DataFrame, # With photos and labels
     size:int, # Pixels
@@ -96,7 +96,7 @@ def our_batches(
     "Pixels from the store, augmented where they lie"
     x = on_device(photo_pixels(items.image, size)[0], device)
     y = torch.from_numpy(pd.factorize(items.label, sort=True)[0])
-    dl = tensor_loaders(x, y.to(x.device) if isinstance(x, torch.Tensor) else y, ['train']*len(items), batch_size, device).train
+    dl = tensor_loaders(x, y, ['train']*len(items), batch_size, device).train
     return ((augment(xb, torch.rand(len(xb), DRAWS, device=xb.device), AUGMENTATIONS['ours']),yb) for xb,yb in dl)
 
 # %% ../../nbs/55_use.bench.ipynb #ecc9d39d
@@ -171,21 +171,14 @@ def _recorded(step):
     torch.cuda.current_stream().wait_stream(side)
     return record(step, lambda: None)
 
-# %% ../../nbs/55_use.bench.ipynb #6e79aa17
+# %% ../../nbs/55_use.bench.ipynb #5af94f5a
 def _our_learner(items, model, size, batch_size, device, pretrained=False):
-    "A `Learner` as `fit` has it"
-    from fastai.learner import Learner
-    from fastai.losses import CrossEntropyLossFlat
-    from fastai.metrics import accuracy
-    from garbage_clf.models.core import param_groups
-    from garbage_clf.train.callbacks import Augment, Autocast, EpochStats, Mean, StepGraph
-    from garbage_clf.train.optimizers import by_decay, optimizer
-    x,y = on_device(photo_pixels(items.image, size)[0], device),torch.from_numpy(pd.factorize(items.label, sort=True)[0])
-    dls = tensor_loaders(x, y.to(x.device) if isinstance(x, torch.Tensor) else y, items.split, batch_size, device)
-    net = build_model(model, items.label.nunique(), pretrained, size).to(device, memory_format=torch.channels_last)
-    cbs = [Autocast(),Augment(AUGMENTATIONS['ours']),EpochStats()] + ([StepGraph()] if torch.device(device).type=='cuda' else [])
-    return Learner(dls, net, CrossEntropyLossFlat(), metrics=Mean(accuracy), cbs=cbs, opt_func=optimizer('adamw'), wd_bn_bias=True, train_bn=False,
-        splitter=lambda m: by_decay(param_groups(m)))
+    "The `Learner` that `fit` has for the recipe `mobilenet`, with this network"
+    from garbage_clf.train.recipes import RECIPES, change
+    from garbage_clf.train.run import _inputs, _learner
+    recipe = change(RECIPES['mobilenet'], model=model, pretrained=pretrained, size=size, batch_size=batch_size)
+    net,x = _inputs(items, build_model(model, items.label.nunique(), pretrained, size), recipe, device)
+    return _learner(net, x, torch.from_numpy(pd.factorize(items.label, sort=True)[0]), items.split, recipe, device)
 
 # %% ../../nbs/55_use.bench.ipynb #f0c4fbb4
 def _fastai_learner(items, model, size, batch_size, device, pretrained=False):
