@@ -18,7 +18,7 @@ from ..core import WorkbookError, log, write_text
 from ..data.splits import leaking
 from ..train.run import Run
 
-# %% ../../nbs/46_analysis.report.ipynb #2f892dcf
+# %% ../../nbs/46_analysis.report.ipynb #5f654cae
 def plot_curves(
     run:Run # A finished run
 )->plt.Figure:
@@ -28,7 +28,7 @@ def plot_curves(
     fig,axs = plt.subplots(1, 2, figsize=(8,2.8), constrained_layout=True)
     n = run.items.split.value_counts()
     fig.suptitle(f'{n["train"]:,} train and {n["valid"]:,} valid items', fontsize=10)
-    for ax,what,title in zip(axs, ('loss','accuracy'), ('Loss (cross-entropy)','Accuracy (share right)')):
+    for ax,what,title in zip(axs, ('loss','accuracy'), (f'Loss ({run.recipe.loss})','Accuracy (share right)')):
         ax.plot(stats.epoch, stats[f'train_{what}'], marker='.', label='train', color='#94a3b8')
         ax.plot(stats.epoch, stats[f'val_{what}'], marker='.', label='valid', color=(0,.45,.70))
         ax.plot(stats.epoch[best], stats[f'val_{what}'][best], 'o', ms=9, mfc='none', color='#d08770', label='kept')
