@@ -17,13 +17,13 @@ from .download import sha256
 from .images import load_image
 from .store import Store
 
-# %% ../../nbs/14_data.pixels.ipynb #3f0f0ce1
+# %% ../../nbs/14_data.pixels.ipynb #b528ad52
 class Pixels:
     "Photos of one size, read from a map when they are asked for"
     ndim = 4
     def __init__(self,
         rows:np.ndarray, # M x size x size x 3 uint8, usually a memory map
-        at # Which row each photo is, N
+        at # Which row each photo is, N; -1 for one that is missing, which is black
     ):
         self.rows,self.at = rows,np.asarray(at)
 
@@ -36,7 +36,9 @@ class Pixels:
         "A batch as a uint8 tensor for positions or a slice; another `Pixels` for a mask"
         idx = np.asarray(idx) if not isinstance(idx, slice) else idx
         if not isinstance(idx, slice) and idx.dtype==bool: return Pixels(self.rows, self.at[idx])
-        return torch.from_numpy(np.asarray(self.rows[self.at[idx]])).movedim(-1, -3)
+        out = np.array(self.rows[self.at[idx]]) if len(self.rows) else np.zeros((*self.at[idx].shape,*self.rows.shape[1:]), 'uint8')
+        out[self.at[idx]<0] = 0
+        return torch.from_numpy(out).movedim(-1, -3)
 
     def to(self, device, block:int=512)->torch.Tensor:
         "All photos as one tensor on a device, sent in blocks"

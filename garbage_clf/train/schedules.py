@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'warmup_steps', 'plateau', 'rates', 'frozen_layers', 'Stages']
 
-# %% ../../nbs/31_train.schedules.ipynb #e98ab418
+# %% ../../nbs/31_train.schedules.ipynb #4dcfe1b0
 import math
 
 from ..core import WorkbookError
-from ..models.core import Backbone
+from ..models.core import bodies
 
 from fastai.callback.core import Callback
 from fastai.callback.schedule import combined_cos
@@ -57,13 +57,13 @@ def rates(
     share = f((pos-head_share)/(1-head_share), losses)
     return [lr*share for lr in lrs]
 
-# %% ../../nbs/31_train.schedules.ipynb #51fdee92
+# %% ../../nbs/31_train.schedules.ipynb #39961040
 def frozen_layers(
-    backbone:Backbone, # Whose
+    backbone:nn.Module, # Whose: a backbone, or an encoder of words
     unfreeze_from:str # A layer by name; a share as '25%'; '' to freeze none
 )->list[nn.Module]: # Those with parameters before that point
     "Layers that stay as they are when the rest is trained"
-    named = list(backbone.body.named_modules())
+    named = list(getattr(backbone, 'body', backbone).named_modules())
     leaves = [(n,m) for n,m in named if next(m.parameters(recurse=False), None) is not None]
     if not unfreeze_from: return []
     if unfreeze_from.endswith('%'):
@@ -83,7 +83,7 @@ def _rest(layer):
     for p in layer.parameters(recurse=False): p.requires_grad_(False)
     if not list(layer.children()): layer.eval()
 
-# %% ../../nbs/31_train.schedules.ipynb #b7265fb3
+# %% ../../nbs/31_train.schedules.ipynb #920c21df
 class Stages(Callback):
     "Train the head alone for some epochs, then the rest but for its frozen layers"
     order = -5 # After fastai has put the model into training mode
@@ -92,11 +92,12 @@ class Stages(Callback):
         unfreeze_from:str='' # Afterwards, of the backbone, as in `frozen_layers`
     ): self.head_epochs,self.unfreeze_from = head_epochs,unfreeze_from
 
-    def before_fit(self): self.kept = frozen_layers(self.model.backbone, self.unfreeze_from)
+    def before_fit(self): self.kept = [l for b in bodies(self.model) for l in frozen_layers(b, self.unfreeze_from)]
 
     def before_train(self):
         self.model.requires_grad_(True)
-        if self.epoch<self.head_epochs: self.model.backbone.requires_grad_(False).eval()
+        if self.epoch<self.head_epochs:
+            for b in bodies(self.model): b.requires_grad_(False).eval()
         else:
             for m in self.kept: _rest(m)
 
