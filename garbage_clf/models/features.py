@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['weights_digest', 'view_draws', 'as_view', 'photo_features', 'forward_views']
 
-# %% ../../nbs/20_models.features.ipynb #c6cdcb1b
+# %% ../../nbs/20_models.features.ipynb #76eeb3a0
 import hashlib
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from ..core import progress
 from ..data.augment import AUGMENTATIONS, DRAWS, augment
 from ..data.pixels import photo_digests, photo_pixels
 from ..data.store import Store
-from .core import Backbone, autocast
+from .core import Backbone, autocast, bodies, keep_missing
 
 # %% ../../nbs/20_models.features.ipynb #2eed8186
 def weights_digest(
@@ -88,11 +89,11 @@ def photo_features(
         found.append(torch.from_numpy(rows[at[at>=0]]))
     return torch.stack(found, 1),bad
 
-# %% ../../nbs/20_models.features.ipynb #3656f7c1
+# %% ../../nbs/20_models.features.ipynb #280fffb7
 @torch.inference_mode()
 def forward_views(
     net:torch.nn.Module, # A classifier; left in evaluation mode
-    x, # Photos, N x 3 x H x W, uint8, a tensor or `Pixels`
+    x, # Photos, N x 3 x H x W, uint8, a tensor or `Pixels`; or words, or `Halves`
     device:torch.device|str='cpu', # Where to run
     batch_size:int=64, # Photos a batch
     views:int=1, # Looks at each: 1 plain, 2 with the mirror image, 3 and more augmented
@@ -100,9 +101,14 @@ def forward_views(
 )->torch.Tensor: # Probabilities, N x C, float32, on the CPU
     "Probabilities of classes, averaged over views"
     net,outs = net.eval().to(device, memory_format=torch.channels_last),[]
-    for i in progress(range(0, len(x), batch_size), desc='looking at photos, batch'):
+    fast = any(hasattr(b, 'body') for b in bodies(net))
+    for i in progress(range(0, len(x), batch_size), desc='looking at items, batch'):
         xb = x[i:i+batch_size]
+        xb,*words = xb if isinstance(xb, tuple) else (xb,)
         own = [hashlib.sha256(p.contiguous().cpu().numpy()).hexdigest() for p in xb] if views>2 else None
-        xb = xb.to(device)
-        with autocast(device): outs.append(sum(net(as_view(xb, own, v, aug)).float().softmax(1) for v in range(views)).cpu()/views)
+        xb,words = xb.to(device),[w.to(device) for w in words]
+        def look(v):
+            new = as_view(xb, own, v, aug)
+            return net(keep_missing(new, xb) if words and v else new, *words).float().softmax(1)
+        with autocast(device) if fast else nullcontext(): outs.append(sum(look(v) for v in range(views)).cpu()/views)
     return torch.cat(outs)

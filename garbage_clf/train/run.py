@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Run', 'load_model', 'results_table', 'results_metrics', 'find_lr', 'fit', 'judge', 'evaluate']
 
-# %% ../../nbs/33_train.run.ipynb #47a9a30a
+# %% ../../nbs/33_train.run.ipynb #f25cdd97
 import hashlib, json, shutil, time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -19,14 +19,15 @@ from ..analysis.metrics import classification_metrics, confusion, sure_above
 from ..core import WorkbookError, hold_memory, in_notebook, log, log_to, pick_device, seed_everything, write_json, write_tensors, write_text
 from ..data.augment import AUGMENTATIONS
 from ..data.duplicates import group_duplicates
-from ..data.pixels import on_device, photo_pixels
 from ..data.sources import COLUMNS
+from ..data.text import Halves
 from ..data.splits import check_trainable, split
-from ..models.core import ImageClassifier, build_model, forward_all, param_groups, settled
-from ..models.features import forward_views, photo_features
-from .recipes import Recipe, change, load_recipe, save_recipe
+from ..models.core import bodies, param_groups, settled
+from ..models.features import forward_views
+from .inputs import Words, build, learn_words, load_words, need_halves, raw_inputs, save_words, takes, trained_inputs
+from .recipes import OWN, Recipe, change, load_recipe, save_recipe
 
-# %% ../../nbs/33_train.run.ipynb #8bb258f9
+# %% ../../nbs/33_train.run.ipynb #00d2df3b
 class Run:
     "The folder that one training leaves"
     def __init__(self, path:'str|Path|Run'): # A folder with `recipe.json` and `model.safetensors`
@@ -50,6 +51,8 @@ class Run:
     @cached_property
     def labels(self)->dict: "Classes in output order, size, inputs, and when it is sure"; return self._json('labels.json')
     @cached_property
+    def words(self)->Words|None: "How it reads words; None where it takes none"; return load_words(self.path)
+    @cached_property
     def metrics(self)->dict: "Figures by split, and seconds"; return self._json('metrics.json')
     @cached_property
     def items(self)->pd.DataFrame: "What it was trained and judged on"; return self._csv('items.csv', dtype='string')
@@ -61,20 +64,15 @@ class Run:
         words = dict.fromkeys(('image','text','split','actual','predicted'), 'string')
         return self._csv('evaluation_results.csv', dtype=words)
 
-# %% ../../nbs/33_train.run.ipynb #ce921df7
-def _build(recipe, n_classes, pretrained):
-    "The model of a recipe"
-    return build_model(recipe.model, n_classes, pretrained, recipe.size, recipe.gray, hidden=recipe.hidden, dropout=recipe.dropout, head=recipe.head)
-
-# %% ../../nbs/33_train.run.ipynb #7b450667
+# %% ../../nbs/33_train.run.ipynb #206cc8c9
 def load_model(
     run:Run, # A finished run
     device:torch.device|str='cpu' # Where it goes
-)->ImageClassifier: # In evaluation mode
+)->torch.nn.Module: # A classifier of photos, words or both, in evaluation mode
     "The trained model of a run"
     from safetensors.torch import load_file
     r = run.recipe
-    model = _build(r, len(run.labels['classes']), pretrained=False)
+    model = build(r, len(run.labels['classes']), False, run.words)
     try: model.load_state_dict(load_file(run.path/'model.safetensors'))
     except Exception as e:
         raise WorkbookError(f'{run.path}/model.safetensors does not fit its recipe: {" ".join(str(e).split())[:200]}') from e
@@ -100,26 +98,29 @@ def results_metrics(
     cols = [f'probability_{c}' for c in classes]
     return {s: classification_metrics(df.actual, df[cols], classes) for s in ('test','valid') if len(df := results[results.split==s])}
 
-# %% ../../nbs/33_train.run.ipynb #38ea2c5c
-def _callbacks(recipe, n_classes, whole, device):
+# %% ../../nbs/33_train.run.ipynb #5b31f444
+def _callbacks(recipe, n_classes, device):
     "What a recipe asks for beside the loop"
     from garbage_clf.train.callbacks import Augment, Autocast, EpochStats, KeepBest, PickView, StepGraph
-    from garbage_clf.train.regularize import L2, Accumulate, Blot, Clip, Ema, Mix, Patience
+    from garbage_clf.train.regularize import L2, Accumulate, Blot, Clip, DropHalf, Ema, Mix, Patience
     from garbage_clf.train.schedules import Stages
     r,cbs = recipe,[KeepBest(monitor=recipe.monitor, min_delta=0),EpochStats()]
-    if whole: cbs += [Autocast(),Stages(r.head_epochs, r.unfreeze_from)]
-    else: cbs.append(PickView(r.views))
-    if whole and r.augment!='none': cbs.append(Augment(AUGMENTATIONS[r.augment]))
-    if whole and r.erase: cbs.append(Blot(r.erase))
-    if whole and r.mix!='none': cbs.append(Mix(r.mix, n_classes, r.mix_alpha))
+    if not r.frozen: cbs.append(Stages(r.head_epochs, r.unfreeze_from))
+    if not r.frozen and (r.model or r.text not in OWN): cbs.append(Autocast())
+    if r.frozen and r.model: cbs.append(PickView(r.views))
+    if r.augment!='none': cbs.append(Augment(AUGMENTATIONS[r.augment]))
+    if r.erase: cbs.append(Blot(r.erase))
+    if r.mix!='none': cbs.append(Mix(r.mix, n_classes, r.mix_alpha))
+    if r.drop_half: cbs.append(DropHalf(r.drop_half))
     if r.accumulate>1: cbs.append(Accumulate(r.accumulate))
     if r.clip: cbs.append(Clip(r.clip))
     if r.l2: cbs.append(L2(r.l2))
     if r.ema: cbs.append(Ema(r.ema))
     if r.patience: cbs.append(Patience(r.patience, r.monitor, r.min_delta, r.head_epochs))
-    return cbs + ([StepGraph()] if torch.device(device).type=='cuda' else [])
+    same_shape = not r.text or r.frozen and r.text not in OWN # Texts differ in length, and a recorded step has one shape
+    return cbs + ([StepGraph()] if torch.device(device).type=='cuda' and same_shape else [])
 
-# %% ../../nbs/33_train.run.ipynb #62f2d61a
+# %% ../../nbs/33_train.run.ipynb #62aaa244
 def _learner(net, x, y, splits, recipe, device, cbs=()):
     "fastai's `Learner` for a recipe"
     from fastai.learner import Learner
@@ -127,12 +128,12 @@ def _learner(net, x, y, splits, recipe, device, cbs=()):
     from garbage_clf.train.callbacks import Mean
     from garbage_clf.train.losses import class_weights, make_loss, accuracy
     from garbage_clf.train.optimizers import by_decay, optimizer
-    whole,n_classes = isinstance(net, ImageClassifier),int(y.max())+1
+    n_classes = int(y.max())+1
     weights = class_weights(y[torch.from_numpy((splits=='train').to_numpy(bool))], n_classes, recipe.class_weights)
     loss = make_loss(recipe.loss, weights, recipe.label_smoothing).to(device)
     return Learner(tensor_loaders(x, y, splits, recipe.batch_size, device), net.to(device), loss, metrics=Mean(accuracy),
-        cbs=[*_callbacks(recipe, n_classes, whole, device), *cbs], opt_func=optimizer(recipe.optimizer), wd_bn_bias=True, train_bn=False,
-        splitter=lambda m: by_decay(param_groups(m) if whole else [list(m.parameters())]))
+        cbs=[*_callbacks(recipe, n_classes, device), *cbs], opt_func=optimizer(recipe.optimizer), wd_bn_bias=True, train_bn=False,
+        splitter=lambda m: by_decay([list(m.parameters())] if recipe.frozen else param_groups(m)))
 
 # %% ../../nbs/33_train.run.ipynb #277a2c28
 def _schedule(learn, recipe):
@@ -183,7 +184,7 @@ class _Rise:
                 if len(me.lrs)>me.steps or not me.losses[-1]<4*min(me.losses): raise CancelFitException
         return Rise()
 
-# %% ../../nbs/33_train.run.ipynb #5e501d6e
+# %% ../../nbs/33_train.run.ipynb #d94af3a3
 def find_lr(
     items:pd.DataFrame, # With photos and labels
     recipe:Recipe, # What is to be trained
@@ -196,7 +197,8 @@ def find_lr(
     seed_everything(recipe.seed)
     classes = sorted(items.label.unique())
     recipe = change(recipe, model=settled(recipe.model, recipe.pretrained), head_epochs=0, patience=0, ema=0)
-    net,x = _inputs(items, _build(recipe, len(classes), recipe.pretrained), recipe, device)
+    if recipe.text=='tfidf': raise WorkbookError('tfidf has no learning rate: it is solved, not trained')
+    _,net,x,_ = _model_and_inputs(items, recipe, len(classes), device)
     y = torch.tensor([classes.index(l) for l in items.label])
     rise = _Rise(steps)
     learn = _learner(net, x, y, items.split, recipe, device)
@@ -205,34 +207,54 @@ def find_lr(
     df = pd.DataFrame(dict(lr=rise.lrs[:len(rise.losses)], loss=rise.losses))
     return float(valley(df.lr.tolist(), df.loss.tolist(), len(df))[0]),df
 
-# %% ../../nbs/33_train.run.ipynb #4c5c8554
+# %% ../../nbs/33_train.run.ipynb #d8141568
 def _check_model(model, recipe):
     "An error, if a model has no layer of the recipe's, or cannot take photos of its size"
     from garbage_clf.train.schedules import frozen_layers
-    frozen_layers(model.backbone, recipe.unfreeze_from)
+    for b in bodies(model): frozen_layers(b, recipe.unfreeze_from)
+    if not recipe.model: return
     try:
-        with torch.no_grad(): model.eval()(torch.zeros(1, 3, recipe.size, recipe.size))
+        with torch.no_grad(): model.backbone.eval()(torch.zeros(1, 3, recipe.size, recipe.size))
     except (RuntimeError,AssertionError) as e:
         raise WorkbookError(f'{recipe.model} cannot take photos of {recipe.size} pixels: {" ".join(str(e).split())[:150]}. Choose another --size') from e
 
-# %% ../../nbs/33_train.run.ipynb #d1d85052
-def _inputs(items, model, recipe, device):
-    "What is trained, and what goes into it: the head and features, N x views x D, or all of it and pixels"
-    views = max(recipe.views, recipe.tta)
-    if recipe.frozen: x,bad = photo_features(model.backbone, items.image, recipe.size, device, recipe.batch_size, views)
-    else: x,bad = photo_pixels(items.image, recipe.size)
+# %% ../../nbs/33_train.run.ipynb #e2996d42
+def _model_and_inputs(items, recipe, n_classes, device):
+    "The model of a recipe, the part of it that is trained, what goes into that, and how it reads words"
+    need_halves(items, takes(recipe))
+    words = learn_words(recipe, items.text[items.split=='train']) if recipe.text else None
+    model = build(recipe, n_classes, recipe.pretrained, words)
+    _check_model(model, recipe)
+    net,x,bad = trained_inputs(items, model, recipe, device, words)
     _refuse(items, bad)
-    if recipe.frozen: return model.head,x.to(device)
-    return model.to(memory_format=torch.channels_last),on_device(x, device)
+    return model,net,x,words
 
 # %% ../../nbs/33_train.run.ipynb #6a010d2b
 def _views_by(recipe): return 'ours' if recipe.frozen or recipe.augment in ('none','trivial') else recipe.augment # How views of a photo are made
 
-# %% ../../nbs/33_train.run.ipynb #111a637e
+# %% ../../nbs/33_train.run.ipynb #1bc5631a
 def _probabilities(net, x, recipe, device):
     "What a trained net says of its inputs, averaged over the recipe's views"
-    if recipe.frozen: return sum(forward_all(net, x[:,v], device, recipe.batch_size).softmax(1) for v in range(recipe.tta))/recipe.tta
-    return forward_views(net, x, device, recipe.batch_size, recipe.tta, _views_by(recipe))
+    if not recipe.frozen: return forward_views(net, x, device, recipe.batch_size, recipe.tta, _views_by(recipe))
+    if not recipe.model: return forward_views(net, x, device, recipe.batch_size)
+    f,*words = x.parts if recipe.text else (x,)
+    view = lambda v: Halves(f[:,v], *words) if words else f[:,v]
+    return sum(forward_views(net, view(v), device, recipe.batch_size) for v in range(recipe.tta))/recipe.tta
+
+# %% ../../nbs/33_train.run.ipynb #43fc9784
+def _solve(net, x, y, splits, recipe):
+    "Fit TF-IDF; one row, as if it had been an epoch"
+    from garbage_clf.models.tfidf import solve
+    from garbage_clf.train.losses import class_weights
+    start,parts = time.time(),{s: torch.from_numpy((splits==s).to_numpy(bool)) for s in ('train','valid')}
+    weights = class_weights(y[parts['train']], int(y.max())+1, recipe.class_weights)
+    solve(net, x[parts['train']], y[parts['train']], 1/max(recipe.weight_decay, 1e-8), weights)
+    row = dict(epoch=1)
+    for s,name in dict(train='train', valid='val').items():
+        p = forward_views(net, x[parts[s]]) if parts[s].any() else torch.full((1,int(y.max())+1), float('nan'))
+        own = y[parts[s]] if parts[s].any() else torch.zeros(1, dtype=torch.long)
+        row |= {f'{name}_loss': float(torch.nn.functional.nll_loss(p.log(), own)), f'{name}_accuracy': float((p.argmax(1)==own).float().mean())}
+    return pd.DataFrame([dict(row, lr=0., seconds=time.time()-start)])
 
 # %% ../../nbs/33_train.run.ipynb #f57dfa24
 def _new_folder(out, resume):
@@ -274,15 +296,8 @@ def _refuse(items, bad):
         f'{items.image.isin(list(bad)).sum()} of {len(items)} photos cannot be read: '
         f'{"; ".join(list(bad.values())[:3])}{" ..." if len(bad)>3 else ""}. Remove or replace them and run again')
 
-# %% ../../nbs/33_train.run.ipynb #b3f354c2
-def _need_photos(items):
-    "An error, if items lack a photo"
-    if not items.image.isna().any(): return
-    raise WorkbookError(
-        f'{items.image.isna().sum()} of {len(items)} items have no photo: image recipes need one for each')
-
-# %% ../../nbs/33_train.run.ipynb #ec72b06a
-def _write_run(out, recipe, items, model, stats, results, seconds):
+# %% ../../nbs/33_train.run.ipynb #9babeff7
+def _write_run(out, recipe, items, model, words, stats, results, seconds):
     "All files of a run; `recipe.json` last, as the mark of a finished one"
     classes = sorted(items.label.unique())
     metrics = results_metrics(results, classes)
@@ -296,7 +311,8 @@ def _write_run(out, recipe, items, model, stats, results, seconds):
     write_text(out/'confusion_matrix.csv', confusion(judged.actual, judged.predicted, classes).to_csv())
     write_json(out/'metrics.json', dict(metrics, seconds=seconds))
     sure = sure_above(probs, valid.actual==valid.predicted)
-    write_json(out/'labels.json', dict(classes=classes, size=recipe.size, inputs=['image'], sure_above=sure))
+    write_json(out/'labels.json', dict(classes=classes, size=recipe.size, inputs=takes(recipe), sure_above=sure))
+    if words: save_words(words, out)
     write_tensors(out/'model.safetensors', model.state_dict())
     save_recipe(recipe, out/'recipe.json')
 
@@ -307,7 +323,7 @@ def _checkpoint(out, recipe, items):
     digest = hashlib.sha256(items.to_csv(index=False).encode()).hexdigest()
     return Checkpoint(out/'last'/'state.safetensors', of=dict(asdict(recipe), items=digest))
 
-# %% ../../nbs/33_train.run.ipynb #70d7a7cc
+# %% ../../nbs/33_train.run.ipynb #4a6481c3
 def _fit(items, recipe, out, device, cbs):
     "`fit` with a folder, a log and a device"
     start = time.time()
@@ -318,18 +334,16 @@ def _fit(items, recipe, out, device, cbs):
     classes = sorted(items.label.unique())
     parts = items.split.value_counts().to_dict()
     log.info('recipe %s on %s: %d items of %d classes, %s', recipe.name, device, len(items), len(classes), parts)
-    _need_photos(items)
     recipe = change(recipe, model=settled(recipe.model, recipe.pretrained))
-    model = _build(recipe, len(classes), recipe.pretrained)
-    _check_model(model, recipe)
-    net,inputs = _inputs(items, model, recipe, device)
+    model,net,inputs,words = _model_and_inputs(items, recipe, len(classes), device)
     _check_space(out, model, net)
     y,loaded = torch.tensor([classes.index(l) for l in items.label]),time.time()
-    stats = _train(net, inputs, y, items.split, recipe, device, _checkpoint(out, recipe, items), cbs)
+    if recipe.text=='tfidf': stats = _solve(net, inputs, y, items.split, recipe)
+    else: stats = _train(net, inputs, y, items.split, recipe, device, _checkpoint(out, recipe, items), cbs)
     fitted,held = time.time(),(items.split!='train').to_numpy()
     results = results_table(items[held], _probabilities(net, inputs[torch.from_numpy(held)], recipe, device), classes)
     seconds = dict(load=loaded-start, fit=fitted-loaded, evaluate=time.time()-fitted)
-    _write_run(out, recipe, items, model, stats, results, {k:round(v, 2) for k,v in seconds.items()})
+    _write_run(out, recipe, items, model, words, stats, results, {k:round(v, 2) for k,v in seconds.items()})
 
 # %% ../../nbs/33_train.run.ipynb #a72dcc40
 def fit(
@@ -350,31 +364,34 @@ def fit(
         log.info('written to %s', out)
     return Run(out)
 
-# %% ../../nbs/33_train.run.ipynb #9500ec23
+# %% ../../nbs/33_train.run.ipynb #15eee13a
 def _held_out(run, items):
     "The items of a table that a run can be judged on"
+    divided = items.split.notna().any()
     items = items.assign(split=items.split.fillna('test'))
     held = items[items.split!='train'] if (items.split!='train').any() else items.assign(split='test')
-    trained = held.image.isin(run.items.image[run.items.split=='train'])
-    if trained.any(): log.warning('%d of %d photos are left out: the run was trained on them', trained.sum(), len(held))
-    if trained.all(): raise WorkbookError('the run was trained on all of these photos: judge it on others')
+    used = run.items[run.items.split=='train']
+    trained = held.image.notna() & held.image.isin(used.image)
+    if not divided: trained |= held.image.isna() & held.text.isin(used.text)
+    if trained.any(): log.warning('%d of %d items are left out: the run was trained on them', trained.sum(), len(held))
+    if trained.all(): raise WorkbookError('the run was trained on all of these items: judge it on others')
     held = held[~trained]
     odd = held.label[~held.label.isin(run.labels['classes'])].fillna('missing')
     if len(odd):
         raise WorkbookError(f'label {odd.iloc[0]!r} is not one of the classes of this run ({", ".join(run.labels["classes"])})')
     return held
 
-# %% ../../nbs/33_train.run.ipynb #af5b4d7c
+# %% ../../nbs/33_train.run.ipynb #7283fa47
 def judge(
     run:Run, # A finished run
-    model:ImageClassifier, # Its model
-    x, # Photos of the run's size, N x 3 x H x W
+    model:torch.nn.Module, # Its model
+    x, # From `raw_inputs`: photos, words or both
     device:torch.device|str='cpu' # Where to run
 )->torch.Tensor: # Probabilities, N x C
-    "What a run's model says of photos, looked at as often as its recipe asks"
+    "What a run's model says of items, looked at as often as its recipe asks"
     return forward_views(model, x, device, run.recipe.batch_size, run.recipe.tta, _views_by(run.recipe))
 
-# %% ../../nbs/33_train.run.ipynb #9cad9a65
+# %% ../../nbs/33_train.run.ipynb #eaf7d19c
 def evaluate(
     run:Run|str|Path, # A finished run
     items:pd.DataFrame=None, # With labels; none for what the run held out
@@ -383,8 +400,8 @@ def evaluate(
     "Judge a run's model"
     run = Run(run)
     held,classes = _held_out(run, run.items if items is None else items),run.labels['classes']
-    _need_photos(held)
-    x,bad = photo_pixels(held.image, run.labels['size'])
+    need_halves(held, takes(run.recipe))
+    x,bad = raw_inputs(held, run.recipe, run.words)
     _refuse(held, bad)
     with hold_memory(): probs = judge(run, load_model(run), x, pick_device(device))
     results = results_table(held, probs, classes)

@@ -171,13 +171,14 @@ def _recorded(step):
     torch.cuda.current_stream().wait_stream(side)
     return record(step, lambda: None)
 
-# %% ../../nbs/55_use.bench.ipynb #5af94f5a
+# %% ../../nbs/55_use.bench.ipynb #ebe4dfee
 def _our_learner(items, model, size, batch_size, device, pretrained=False):
     "The `Learner` that `fit` has for the recipe `mobilenet`, with this network"
     from garbage_clf.train.recipes import RECIPES, change
-    from garbage_clf.train.run import _inputs, _learner
+    from garbage_clf.train.inputs import trained_inputs
+    from garbage_clf.train.run import _learner
     recipe = change(RECIPES['mobilenet'], model=model, pretrained=pretrained, size=size, batch_size=batch_size)
-    net,x = _inputs(items, build_model(model, items.label.nunique(), pretrained, size), recipe, device)
+    net,x,_ = trained_inputs(items, build_model(model, items.label.nunique(), pretrained, size), recipe, device)
     return _learner(net, x, torch.from_numpy(pd.factorize(items.label, sort=True)[0]), items.split, recipe, device)
 
 # %% ../../nbs/55_use.bench.ipynb #f0c4fbb4
