@@ -73,7 +73,7 @@ _whole = dict(frozen=False, epochs=20, lr=2e-3, weight_decay=.05, hidden=0, drop
 _words = dict(model='', pretrained=False, frozen=False, early_lr=1., head='plain', hidden=0, monitor='valid_accuracy')
 _scratch = dict(pretrained=False, frozen=False, early_lr=1., head='plain', monitor='valid_accuracy')
 
-# %% ../../nbs/30_train.recipes.ipynb #0949b3d0
+# %% ../../nbs/30_train.recipes.ipynb #b6f03a5c
 RECIPES = {r.name: r for r in [
     Recipe('mobilenet-frozen', 'A head on the features of a frozen MobileNetV2: a model in a minute on a laptop', 'mobilenet_v2'),
     Recipe('efficientnet-lite0-frozen', 'A head on the features of a frozen EfficientNet-Lite0, whose weights come with the package: works offline', 'efficientnet_lite0'),
@@ -97,9 +97,9 @@ RECIPES = {r.name: r for r in [
         lr=.1, weight_decay=0., hidden=0, dropout=0., **_scratch),
     Recipe('best', 'Meant to win, and not measured yet: EfficientNet-Lite0 on larger photos, blotted out, weights averaged', 'efficientnet_lite0',
         **dict(_whole, epochs=40, size=288, erase=.25, ema=.99, tta=2)),
-    Recipe('text-tfidf', 'Words alone: TF-IDF and a logistic regression by scikit-learn, the baseline to beat', text='tfidf', pairs=2**18, weight_decay=1/3, **_words),
+    Recipe('text-tfidf', 'Words alone: TF-IDF and a logistic regression by scikit-learn, the baseline to beat', text='tfidf', tokens='bpe', pairs=2**18, weight_decay=.2, **_words),
     Recipe('bow', 'Words alone: system E\'s bag of words, pieces of words and pairs of them, trained in seconds', text='bow', tokens='bpe', pairs=20_000, epochs=15,
-        optimizer='adam', lr=1e-2, weight_decay=2e-3, dropout=.2, **_words),
+        optimizer='adam', lr=1e-2, weight_decay=1e-3, dropout=.2, **_words),
     Recipe('lstm', 'Words alone: system E\'s LSTM, which knows where a text ends', text='lstm', tokens='bpe', text_dim=128, epochs=8, lr=3e-3, dropout=.2, **_words),
     Recipe('text-transformer', 'Words alone: all of MiniLM, a small pretrained transformer, in minutes on a laptop', text='minilm', epochs=3, lr=3e-4, weight_decay=.01, dropout=.1,
         **dict(_words, pretrained=True, early_lr=.3)),

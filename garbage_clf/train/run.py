@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Run', 'load_model', 'results_table', 'results_metrics', 'find_lr', 'fit', 'judge', 'evaluate']
 
-# %% ../../nbs/33_train.run.ipynb #f25cdd97
+# %% ../../nbs/33_train.run.ipynb #23bd4946
 import hashlib, json, shutil, time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -24,7 +24,7 @@ from ..data.text import Halves
 from ..data.splits import check_trainable, split
 from ..models.core import bodies, param_groups, settled
 from ..models.features import forward_views
-from .inputs import Words, build, learn_words, load_words, need_halves, raw_inputs, save_words, takes, trained_inputs
+from .inputs import Words, build, learn_words, load_words, need_halves, only, raw_inputs, save_words, takes, trained_inputs
 from .recipes import OWN, Recipe, change, load_recipe, save_recipe
 
 # %% ../../nbs/33_train.run.ipynb #00d2df3b
@@ -296,22 +296,27 @@ def _refuse(items, bad):
         f'{items.image.isin(list(bad)).sum()} of {len(items)} photos cannot be read: '
         f'{"; ".join(list(bad.values())[:3])}{" ..." if len(bad)>3 else ""}. Remove or replace them and run again')
 
-# %% ../../nbs/33_train.run.ipynb #9babeff7
-def _write_run(out, recipe, items, model, words, stats, results, seconds):
+# %% ../../nbs/33_train.run.ipynb #001cf2de
+def _sure(results):
+    "Above which probability answers count as sure, by those on valid items"
+    valid = results[results.split=='valid']
+    return sure_above(valid.filter(like='probability_').max(axis=1), valid.actual==valid.predicted)
+
+# %% ../../nbs/33_train.run.ipynb #c30df70d
+def _write_run(out, recipe, items, model, words, stats, results, alone, seconds):
     "All files of a run; `recipe.json` last, as the mark of a finished one"
     classes = sorted(items.label.unique())
     metrics = results_metrics(results, classes)
-    valid = results[results.split=='valid']
-    probs = valid[[f'probability_{c}' for c in classes]].max(axis=1)
+    halves = {h: results_metrics(r, classes) for h,r in alone.items()}
     write_text(out/'items.csv', items.to_csv(index=False))
     write_text(out/'training_stats.csv', stats.to_csv(index=False))
     write_text(out/'training_losses.csv', stats[['epoch','train_loss','val_loss']].to_csv(index=False))
     write_text(out/'evaluation_results.csv', results.to_csv(index=False))
     judged = results[results.split==('test' if 'test' in metrics else 'valid')]
     write_text(out/'confusion_matrix.csv', confusion(judged.actual, judged.predicted, classes).to_csv())
-    write_json(out/'metrics.json', dict(metrics, seconds=seconds))
-    sure = sure_above(probs, valid.actual==valid.predicted)
-    write_json(out/'labels.json', dict(classes=classes, size=recipe.size, inputs=takes(recipe), sure_above=sure))
+    write_json(out/'metrics.json', dict(metrics, **(dict(halves=halves) if halves else {}), seconds=seconds))
+    lines = dict(sure_above=_sure(results), **(dict(sure_above_alone={h: _sure(r) for h,r in alone.items()}) if alone else {}))
+    write_json(out/'labels.json', dict(classes=classes, size=recipe.size, inputs=takes(recipe), **lines))
     if words: save_words(words, out)
     write_tensors(out/'model.safetensors', model.state_dict())
     save_recipe(recipe, out/'recipe.json')
@@ -323,7 +328,7 @@ def _checkpoint(out, recipe, items):
     digest = hashlib.sha256(items.to_csv(index=False).encode()).hexdigest()
     return Checkpoint(out/'last'/'state.safetensors', of=dict(asdict(recipe), items=digest))
 
-# %% ../../nbs/33_train.run.ipynb #4a6481c3
+# %% ../../nbs/33_train.run.ipynb #9303a792
 def _fit(items, recipe, out, device, cbs):
     "`fit` with a folder, a log and a device"
     start = time.time()
@@ -341,9 +346,12 @@ def _fit(items, recipe, out, device, cbs):
     if recipe.text=='tfidf': stats = _solve(net, inputs, y, items.split, recipe)
     else: stats = _train(net, inputs, y, items.split, recipe, device, _checkpoint(out, recipe, items), cbs)
     fitted,held = time.time(),(items.split!='train').to_numpy()
-    results = results_table(items[held], _probabilities(net, inputs[torch.from_numpy(held)], recipe, device), classes)
+    say = lambda x: results_table(items[held], _probabilities(net, x, recipe, device), classes)
+    own = inputs[torch.from_numpy(held)]
+    results,alone = say(own),{}
+    if len(takes(recipe))==2: alone = {h: (r := say(only(own, h)))[r[h].notna()] for h in ('image','text')}
     seconds = dict(load=loaded-start, fit=fitted-loaded, evaluate=time.time()-fitted)
-    _write_run(out, recipe, items, model, words, stats, results, {k:round(v, 2) for k,v in seconds.items()})
+    _write_run(out, recipe, items, model, words, stats, results, alone, {k:round(v, 2) for k,v in seconds.items()})
 
 # %% ../../nbs/33_train.run.ipynb #a72dcc40
 def fit(
