@@ -6,8 +6,9 @@
 __all__ = ['COMMANDS', 'LEVELS', 'USAGE', 'audit', 'split', 'train', 'demo', 'evaluate', 'predict', 'report', 'recipes',
            'weights', 'bench', 'export', 'publish', 'cache', 'main']
 
-# %% ../nbs/54_cli.ipynb #649a5e14
+# %% ../nbs/54_cli.ipynb #5ff50988
 import logging, os, sys
+from dataclasses import replace
 from json import dumps
 from pathlib import Path
 
@@ -20,22 +21,26 @@ def _table(df, index=False):
     "A DataFrame as plain text, whole"
     return df.to_string(index=index, na_rep='')
 
-# %% ../nbs/54_cli.ipynb #77315869
+# %% ../nbs/54_cli.ipynb #a6cb56b6
 def _show_metrics(metrics):
     "Figures of each split, and the table by class of the one that judges"
     from garbage_clf.analysis.metrics import metrics_line, metrics_table
     splits = [s for s in ('test','valid') if s in metrics]
     for s in splits: print(f'{s:5}  {metrics_line(metrics[s])}')
+    for half,name in (dict(image='photos alone', text='words alone') if 'halves' in metrics else {}).items():
+        for s in splits[:1]: print(f'{s:5}  {name}: {metrics_line(metrics["halves"][half][s])}')
     print('\n' + _table(metrics_table(metrics[splits[0]]), index=True))
 
-# %% ../nbs/54_cli.ipynb #e727797e
+# %% ../nbs/54_cli.ipynb #47ceeb2c
 def _show_predictions(preds, **columns):
     "Predictions as a table, with further columns if there are any"
     import pandas as pd
     def row(p):
-        if p.error: return dict(photo=p.image, says=p.error)
-        return dict(photo=p.image, says=p.label, probability=f'{p.probability:.3f}', sure='yes' if p.sure else 'no', bin=p.bin)
-    print(_table(pd.DataFrame([row(p) for p in preds]).assign(**columns)))
+        asked = dict(photo=p.image, words=p.text[:40])
+        if p.error: return dict(asked, says=p.error)
+        return dict(asked, says=p.label, probability=f'{p.probability:.3f}', sure='yes' if p.sure else 'no', bin=p.bin, note=p.note)
+    df = pd.DataFrame([row(p) for p in preds]).assign(**columns)
+    print(_table(df[[c for c in df if c not in ('photo','words','note') or (df[c]!='').any()]]))
 
 # %% ../nbs/54_cli.ipynb #31884c82
 def _items(data, corrections, names, photos, columns):
@@ -111,9 +116,9 @@ def _fields(text):
     if any(len(p)<2 for p in pairs): raise WorkbookError(f'--set {text!r}: write it as FIELD=VALUE, with commas between')
     return {k.strip().replace('-', '_'): v.strip() for k,v in pairs}
 
-# %% ../nbs/54_cli.ipynb #36d87295
+# %% ../nbs/54_cli.ipynb #7890e8fd
 def train(
-    data:str, # `sample`, `trashnet`, a folder with a folder for each class, or a CSV
+    data:str, # `sample`, `trashnet`, a folder with a folder for each class, or a table
     recipe:str='mobilenet-frozen', # A recipe by name, `garbage-clf recipes` lists them; or a recipe.json
     epochs:int=None, # Passes over the training items
     size:int=None, # Height and width of a photo, pixels
@@ -124,11 +129,14 @@ def train(
     device:str='auto', # auto, cpu, cuda or mps
     out:str=None, # Folder of the run (default: a new one under runs/)
     corrections:str=None, # A corrections file, or `trashnet` for the ones that come with the package
+    names:bool=False, # Take missing texts from file names
+    photos:str=None, # For tables: the folder that file names start from
+    columns:str='', # For tables: image=NAME,text=NAME,label=NAME,split=NAME; two columns as one text: text=NAME+NAME
     resume:bool=False, # Go on with a training that was cut off in --out
     set:str='', # Other fields of the recipe: FIELD=VALUE, with commas between or --set given again
     track:str='' # Also log to csv, wandb (offline), tensorboard, trackio: names with commas between
 ):
-    "Train on photos by a recipe, judge the best epoch, and write a report"
+    "Train on photos, words or both by a recipe, judge the best epoch, and write a report"
     from garbage_clf.train.recipes import get_recipe
     if resume and not out: raise WorkbookError('--resume needs --out: the folder of the training that was cut off')
     changes = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, seed=seed, pretrained=pretrained)
@@ -136,8 +144,7 @@ def train(
     out = Path(out or _free_name(f'{Path(data).resolve().stem}-{chosen.name}'))
     if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
         raise WorkbookError(f'the run would lie among the photos of {data}: choose an --out outside')
-    from garbage_clf.data.sources import read_items
-    items = read_items(data, corrections)
+    items = _items(data, corrections, names, photos, columns)
     from garbage_clf.analysis.report import report
     from garbage_clf.analysis.track import tracking
     from garbage_clf.train.run import fit
@@ -149,17 +156,18 @@ def train(
     print(f'\nrun     {run.path}\nreport  {page}')
     return run
 
-# %% ../nbs/54_cli.ipynb #f50b7b3f
+# %% ../nbs/54_cli.ipynb #55937953
 def demo(
     out:str=None, # Folder of the run (default: a new one under runs/)
     device:str='auto' # auto, cpu, cuda or mps
 ):
     "Train, judge, explain and predict on the built-in sample"
-    run = train('sample', 'efficientnet-lite0-frozen', out=out or str(_free_name('demo')), device=device)
-    from garbage_clf.use.predict import predict as predict_photos
-    held = run.items[run.items.split=='test']
-    print('\nthree photos that it has not seen:')
-    _show_predictions(predict_photos(run, held.image[:3]), photo=[Path(p).name for p in held.image[:3]], truth=held.label[:3].tolist())
+    run = train('sample', 'multimodal-fast', set='text=bow,tokens=bpe', out=out or str(_free_name('demo')), device=device)
+    from garbage_clf.use.predict import predict as ask
+    held = run.items[run.items.split=='test'][:3]
+    preds = ask(run, held.image, held.text.tolist())+ask(run, held.image[:1])+ask(run, text=held.text.iloc[0])
+    print('\nthree items that it has not seen; then the first by its photo alone, and by its words alone:')
+    _show_predictions([replace(p, image=Path(p.image).name) for p in preds], truth=[*held.label,*held.label[:1],*held.label[:1]])
     print('\nThe sample is drawn by code: these figures say that everything works, not how well it sees garbage.')
     print('Next: garbage-clf train FOLDER --recipe mobilenet-frozen')
 
@@ -184,26 +192,37 @@ def evaluate(
     write_text(Path(out)/'confusion_matrix.csv', confusion(judged.actual, judged.predicted, list(metrics[judged.split.iloc[0]]['per_class'])).to_csv())
     write_json(Path(out)/'metrics.json', metrics)
 
-# %% ../nbs/54_cli.ipynb #7a76473a
+# %% ../nbs/54_cli.ipynb #a09fa4b0
+def _lines(path):
+    "Texts of a file or standard input, one a line"
+    try: text = sys.stdin.read() if path=='-' else Path(path).read_text(encoding='utf-8-sig')
+    except (OSError,UnicodeDecodeError) as e: raise WorkbookError(f'cannot read the texts {path}: {e}') from e
+    if not text.strip(): raise WorkbookError(f'there is no text in {"standard input" if path=="-" else path}')
+    return text.splitlines()
+
+# %% ../nbs/54_cli.ipynb #f0326a73
 def predict(
     run:str, # Folder of a run
-    *paths:str, # Photos, folders, patterns
-    json:bool=False, # Print one JSON object a photo
+    *paths:str, # Photos, folders, patterns, tables
+    text:str=None, # Words for all photos, or words alone
+    texts:str=None, # File with a text a line, - for standard input: one for each photo, or words alone
+    json:bool=False, # Print one JSON object an item
     rules:str=None, # YAML with your town's bins
     device:str='cpu' # auto, cpu, cuda or mps
 ):
-    "Say what photos show and which bin they go into"
-    if not paths: raise WorkbookError('nothing to predict: give photos, folders or patterns after the run')
+    "Say what photos show, or words mean, and which bin they go into"
+    if text is not None and texts: raise WorkbookError('--text and --texts: give one of them')
+    if not paths and text is None and not texts: raise WorkbookError('nothing to predict: give photos, folders, patterns, a table, --text or --texts after the run')
     from garbage_clf.bins import read_rules
     from garbage_clf.train.run import Run
     from garbage_clf.use.predict import Predictor
     preds = []
-    for p in Predictor(Run(run), read_rules(rules) if rules else None, device)(paths):
+    for p in Predictor(Run(run), read_rules(rules) if rules else None, device)(paths, _lines(texts) if texts else text):
         preds.append(p)
         if json: print(dumps(p.to_dict(), ensure_ascii=False), flush=True)
     if not json: _show_predictions(preds)
     bad = sum(bool(p.error) for p in preds)
-    if bad: raise WorkbookError(f'{bad} of {len(preds)} photos could not be read')
+    if bad: raise WorkbookError(f'{bad} of {len(preds)} items could not be answered')
 
 # %% ../nbs/54_cli.ipynb #d44c7eca
 def report(

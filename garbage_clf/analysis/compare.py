@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['measure', 'summary']
 
-# %% ../../nbs/45_analysis.compare.ipynb #fed01233
+# %% ../../nbs/45_analysis.compare.ipynb #209b5ef7
 import hashlib, json, tempfile
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pandas as pd
@@ -18,20 +18,23 @@ from ..core import WorkbookError, log, pick_device, write_text
 from ..train.recipes import Recipe
 from ..train.run import fit
 
-# %% ../../nbs/45_analysis.compare.ipynb #81c3eabe
+# %% ../../nbs/45_analysis.compare.ipynb #7cbc9394
 def _row(run, recipe, digest, device):
     "What one run comes to"
     m = run.metrics
     name = torch.cuda.get_device_name(device) if torch.device(device).type=='cuda' else 'CPU'
     each = {f'{s}_{k}': m[s][k] if k=='n' else round(m[s]['accuracy']*m[s]['n']) for s in ('valid','test') if s in m for k in ('n','right')}
-    return dict(digest=digest, recipe=recipe.name, seed=recipe.seed, model=run.recipe.model, **each, macro_f1=round(m['test' if 'test' in m else 'valid']['macro_f1'], 4), epochs=len(run.stats),
+    return dict(digest=digest, recipe=recipe.name, seed=recipe.seed, model=' + '.join(n for n in (run.recipe.model,run.recipe.text) if n), **each, macro_f1=round(m['test' if 'test' in m else 'valid']['macro_f1'], 4), epochs=len(run.stats),
         seconds=round(sum(m['seconds'].values()), 1), device=name, torch=torch.__version__.split('+')[0])
 
-# %% ../../nbs/45_analysis.compare.ipynb #8567eddf
+# %% ../../nbs/45_analysis.compare.ipynb #8096911d
 def _digest(recipe, items):
-    "What a measurement is known by: the recipe, and the items with their split, wherever they lie"
+    "What a measurement is known by: what sets the recipe apart, and the items with their split, wherever they lie"
     rows = items[['label','split']].astype(str).assign(name=[Path(p).name if pd.notna(p) else '' for p in items.image])
-    return hashlib.sha256((json.dumps(dict(asdict(recipe), about=''), sort_keys=True)+rows.to_csv(index=False)).encode()).hexdigest()[:12]
+    if recipe.text: rows = rows.assign(text=items.text)
+    plain = {f.name: f.default for f in fields(recipe)}
+    own = {k: v for k,v in asdict(recipe).items() if k!='about' and v!=plain[k]} # A field that a later version adds changes nothing
+    return hashlib.sha256((json.dumps(own, sort_keys=True)+rows.to_csv(index=False)).encode()).hexdigest()[:12]
 
 # %% ../../nbs/45_analysis.compare.ipynb #4683a959
 def measure(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['worst_mistakes', 'plot_gallery']
 
-# %% ../../nbs/42_analysis.gallery.ipynb #29f94aaa
-import math
+# %% ../../nbs/42_analysis.gallery.ipynb #47b787db
+import math, textwrap
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -30,12 +30,15 @@ def worst_mistakes(
     worst = (rows.probability_of_actual-rows.probability).sort_values(kind='stable').index[:n]
     return rows.loc[worst, ['image','text','actual','predicted','probability','probability_of_actual']].reset_index(drop=True)
 
-# %% ../../nbs/42_analysis.gallery.ipynb #c9f012f2
+# %% ../../nbs/42_analysis.gallery.ipynb #5d92e5cc
 def _hang(ax, row):
     "One photo and its caption"
-    try: ax.imshow(load_image(row.image, 192))
-    except (WorkbookError, TypeError): ax.text(.5, .5, 'no photo', ha='center', va='center', transform=ax.transAxes, color='#888')
     words = '' if pd.isna(row.text) else f'\n"{str(row.text)[:26]}"'
+    try: ax.imshow(load_image(row.image, 192))
+    except (WorkbookError, TypeError):
+        alone = pd.isna(row.image) and words
+        ax.text(.5, .5, textwrap.fill(str(row.text)[:120], 16) if alone else 'no photo', ha='center', va='center', transform=ax.transAxes, fontsize=8 if alone else 10, color='#333' if alone else '#888')
+        if alone: words = ''
     ax.set_title(f'is {row.actual}, said {row.predicted} ({row.probability:.0%}){words}', fontsize=7)
     ax.set(xticks=[], yticks=[])
     ax.set_box_aspect(1)

@@ -194,16 +194,25 @@ def _locate(names, labels, folder, whole, optional):
     if gone.any(): log.warning('%d of %d photos are not in %s: of those only the words are used', gone.sum(), names.notna().sum(), folder)
     return flat.mask(gone)
 
-# %% ../../nbs/10_data.sources.ipynb #fcc931e6
+# %% ../../nbs/10_data.sources.ipynb #a35b8ba3
+def _joined(df, columns, where):
+    "A table with a column for two that are asked for as one text, `a+b`"
+    parts = [p.strip() for p in columns.get('text', '').split('+')]
+    if len(parts)<2 or columns['text'] in df: return df
+    if lost := next((p for p in parts if p not in df), None): raise WorkbookError(f'{where} has no column `{lost}`; it has {", ".join(df.columns)}')
+    each = df[parts].astype('string').fillna('').apply(lambda c: c.str.strip())
+    return df.assign(**{columns['text']: each.agg(lambda r: ' ; '.join(t for t in r if t), axis=1).astype('string')})
+
+# %% ../../nbs/10_data.sources.ipynb #9d26f5d9
 def from_frame(
     df:pd.DataFrame, # One row an item
     folder:Path|str='.', # The folder that file names start from
     photos:Path|str=None, # The same, and no path may lie outside of it
     where:str='the table', # What to call it in messages
-    **columns:str # image=, text=, label=, split=, group=: which column holds it; '' for none
+    **columns:str # image=, text=, label=, split=, group=: which column holds it; '' for none; text='a+b' for two
 )->pd.DataFrame: # Items
     "Items from a DataFrame with columns of any name"
-    df = df.rename(columns=lambda c: str(c).strip()).reset_index(drop=True)
+    df = _joined(df.rename(columns=lambda c: str(c).strip()).reset_index(drop=True), columns, where)
     chosen = _choose(df.columns.tolist(), where, columns)
     double = next((c for c in chosen.values() if (df.columns==c).sum()>1), None)
     if double: raise WorkbookError(f'{where} has the column `{double}` twice: rename one of them')
