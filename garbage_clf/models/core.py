@@ -150,8 +150,7 @@ def autocast(
     fast = torch.cuda.is_bf16_supported() if kind=='cuda' else kind=='cpu' and bf16_on_cpu()
     return torch.autocast(kind, torch.bfloat16, enabled=fast)
 
-# %% ../../nbs/20_models.core.ipynb #dfcdb351
-@torch.inference_mode()
+# %% ../../nbs/20_models.core.ipynb #202fef1c
 def forward_all(
     net:nn.Module, # A backbone, a head or a classifier; left in evaluation mode
     x:torch.Tensor, # Its inputs, N x anything
@@ -164,7 +163,7 @@ def forward_all(
     outs = []
     for i in progress(range(0, len(x), batch_size), desc='looking at photos, batch' if x.ndim==4 else 'scoring, batch'):
         xb = x[i:i+batch_size].to(device)
-        with autocast(device) if x.ndim==4 else nullcontext(): outs.append(net(xb.flip(-1) if flip else xb).float().cpu())
+        with torch.inference_mode(), autocast(device) if x.ndim==4 else nullcontext(): outs.append(net(xb.flip(-1) if flip else xb).float().cpu())
     return torch.cat(outs)
 
 # %% ../../nbs/20_models.core.ipynb #26f45ed1

@@ -89,8 +89,7 @@ def photo_features(
         found.append(torch.from_numpy(rows[at[at>=0]]))
     return torch.stack(found, 1),bad
 
-# %% ../../nbs/20_models.features.ipynb #280fffb7
-@torch.inference_mode()
+# %% ../../nbs/20_models.features.ipynb #d7508ed4
 def forward_views(
     net:torch.nn.Module, # A classifier; left in evaluation mode
     x, # Photos, N x 3 x H x W, uint8, a tensor or `Pixels`; or words, or `Halves`
@@ -110,5 +109,5 @@ def forward_views(
         def look(v):
             new = as_view(xb, own, v, aug)
             return net(keep_missing(new, xb) if words and v else new, *words).float().softmax(1)
-        with autocast(device) if fast else nullcontext(): outs.append(sum(look(v) for v in range(views)).cpu()/views)
+        with torch.inference_mode(), autocast(device) if fast else nullcontext(): outs.append(sum(look(v) for v in range(views)).cpu()/views)
     return torch.cat(outs)

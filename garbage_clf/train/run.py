@@ -328,10 +328,20 @@ def _checkpoint(out, recipe, items):
     digest = hashlib.sha256(items.to_csv(index=False).encode()).hexdigest()
     return Checkpoint(out/'last'/'state.safetensors', of=dict(asdict(recipe), items=digest))
 
-# %% ../../nbs/33_train.run.ipynb #9303a792
+# %% ../../nbs/33_train.run.ipynb #0a3e4a85
+def _name_giveaways(items, recipe):
+    "Say which columns, or words, give the label away"
+    if not recipe.text and items.columns.isin(COLUMNS).all(): return
+    from garbage_clf.data.audit import check_columns
+    from garbage_clf.data.facts import photo_facts
+    words = items.reset_index(drop=True).assign(image=pd.NA)
+    for f in check_columns(words, photo_facts(words)): log.warning('%s: %s', f.kind, f.says)
+
+# %% ../../nbs/33_train.run.ipynb #ffd86857
 def _fit(items, recipe, out, device, cbs):
     "`fit` with a folder, a log and a device"
     start = time.time()
+    _name_giveaways(items, recipe)
     items = group_duplicates(items)[COLUMNS]
     check_trainable(items)
     items = split(items).reset_index(drop=True)
