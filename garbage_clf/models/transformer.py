@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['POOLINGS', 'MINILM', 'Transformer', 'from_config', 'text_transformer', 'text_features']
 
-# %% ../../nbs/28_models.transformer.ipynb #a84c7452
-import os
+# %% ../../nbs/28_models.transformer.ipynb #e2d9cb81
+import hashlib, os
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -106,7 +106,7 @@ def text_transformer(
     else: tok.no_padding()
     return net,tok
 
-# %% ../../nbs/28_models.transformer.ipynb #9c241e7c
+# %% ../../nbs/28_models.transformer.ipynb #d9f290c2
 def text_features(
     net:Transformer, # Frozen
     tokens:Tokens, # Texts
@@ -122,5 +122,5 @@ def text_features(
     def make(missing):
         for part in progress(torch.tensor(sorted(missing, key=lambda i: len(rows[i]))).split(batch_size), desc='reading texts, batch'):
             with autocast(device): yield part.tolist(),net(tokens[part].to(device)).float().cpu().numpy()
-    found,at = store.fill([' '.join(map(str, r)) for r in rows], make)
+    found,at = store.fill([hashlib.sha256(str(r).encode()).hexdigest() for r in rows], make)
     return torch.from_numpy(found[at])
