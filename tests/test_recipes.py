@@ -2,7 +2,8 @@
 import pandas as pd, pytest
 
 from garbage_clf.data.sample import sample_items
-from garbage_clf.train.recipes import RECIPES, change, load_recipe
+from garbage_clf.train.inputs import takes
+from garbage_clf.train.recipes import OWN, RECIPES, change, load_recipe
 from garbage_clf.train.run import Run, evaluate, fit
 
 FILES = ['confusion_matrix.csv','evaluation_results.csv','items.csv','labels.json','last','log.txt','metrics.json','model.safetensors','recipe.json','training_losses.csv','training_stats.csv']
@@ -12,12 +13,25 @@ WITHOUT_WEIGHTS = ('efficientnet_b0','resnet50') # Theirs are on no package inde
 @pytest.fixture(scope='module')
 def few(): return sample_items().groupby(['label','split']).head(5).reset_index(drop=True)
 
+@pytest.fixture(scope='module')
+def bert(few, tmp_path_factory):
+    "A small random BERT in a folder, in the place of MiniLM and DistilBERT"
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from garbage_clf.data.text import train_tokenizer
+    folder,tok = tmp_path_factory.mktemp('bert'),train_tokenizer(few.text, least=1)
+    BertModel(BertConfig(vocab_size=tok.get_vocab_size(), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tok, pad_token='[PAD]', unk_token='[UNK]').save_pretrained(folder)
+    return str(folder)
+
 @pytest.mark.parametrize('name', RECIPES)
-def test_recipe(name, few, tmp_path):
+def test_recipe(name, few, bert, tmp_path):
     r = RECIPES[name]
-    r = change(r, epochs=2, head_epochs=min(r.head_epochs, 1), size=64, batch_size=16, **({'pretrained':False} if r.model in WITHOUT_WEIGHTS else {}))
+    other = dict(pretrained=False) if r.model in WITHOUT_WEIGHTS else dict(text=bert) if r.text and r.text not in OWN else {}
+    r = change(r, epochs=2, head_epochs=min(r.head_epochs, 1), size=64, batch_size=16, **other)
     run = fit(few, r, tmp_path/'run', device='cpu')
-    assert sorted(p.name for p in run.path.iterdir() if not p.name.startswith('.'))==FILES
+    files = set(FILES) | ({'tokenizer.json'} if r.text else set()) | ({'text_config.json'} if r.text==bert else set())
+    assert {p.name for p in run.path.iterdir() if not p.name.startswith('.')}==files-({'last'} if r.text=='tfidf' else set()) # Solved in one go
+    assert run.labels['inputs']==takes(r)
     assert load_recipe(run.path/'recipe.json')==r
     assert list(pd.read_csv(run.path/'training_losses.csv').columns)==['epoch','train_loss','val_loss']
     assert list(run.stats.columns)[:5]==['epoch','train_loss','train_accuracy','val_loss','val_accuracy']

@@ -27,7 +27,7 @@ def _order(members, names, seed):
     lot = np.random.default_rng(seed).permutation(len(names))
     return [names[i] for i in sorted(lot, key=lambda i: -len(members[names[i]]))]
 
-# %% ../../nbs/12_data.splits.ipynb #3b80dc60
+# %% ../../nbs/12_data.splits.ipynb #933d29b1
 def deal(
     items:pd.DataFrame, # With labels
     shares:dict[str,float], # Part to its share, in sum 1
@@ -36,7 +36,7 @@ def deal(
     "Divide items into parts, stratified by label, groups whole"
     if seed<0: raise WorkbookError(f'seed {seed} is negative: choose 0 or more')
     members,labels,names = defaultdict(list),items.label.fillna('').tolist(),{}
-    groups,own = _groups(items).tolist(),items.image.map(short_name, na_action='ignore').fillna(items.text).fillna('').tolist()
+    groups,own = _groups(items).tolist(),items.image.map(short_name, na_action='ignore').astype('string').fillna(items.text).fillna('').tolist()
     for g,l,n in zip(groups, labels, own):
         members[g].append(l)
         names[g] = min(n, names.get(g, n))

@@ -163,10 +163,10 @@ def only(
     photos,words = x.parts
     return Halves(photos, nothing(words)) if half=='image' else Halves(nothing(photos), words)
 
-# %% ../../nbs/32_train.inputs.ipynb #806aab55
+# %% ../../nbs/32_train.inputs.ipynb #45e1ad7a
 def _features(items, backbone, recipe, device):
     "Features of photos, N x views x D, zeros where there is none"
-    there,views = items.image.notna().to_numpy(),max(recipe.views, recipe.tta)
+    there,views = items.image.notna().to_numpy(dtype=bool, copy=True),max(recipe.views, recipe.tta)
     f,bad = photo_features(backbone, items.image[there], recipe.size, device, recipe.batch_size, views)
     if there.all() or bad: return f,bad
     out = torch.zeros(len(items), *f.shape[1:])

@@ -73,7 +73,7 @@ _whole = dict(frozen=False, epochs=20, lr=2e-3, weight_decay=.05, hidden=0, drop
 _words = dict(model='', pretrained=False, frozen=False, early_lr=1., head='plain', hidden=0, monitor='valid_accuracy')
 _scratch = dict(pretrained=False, frozen=False, early_lr=1., head='plain', monitor='valid_accuracy')
 
-# %% ../../nbs/30_train.recipes.ipynb #31d9f223
+# %% ../../nbs/30_train.recipes.ipynb #569be610
 RECIPES = {r.name: r for r in [
     Recipe('mobilenet-frozen', 'A head on the features of a frozen MobileNetV2: a model in a minute on a laptop', 'mobilenet_v2'),
     Recipe('efficientnet-lite0-frozen', 'A head on the features of a frozen EfficientNet-Lite0, whose weights come with the package: works offline', 'efficientnet_lite0'),
@@ -101,8 +101,8 @@ RECIPES = {r.name: r for r in [
     Recipe('bow', 'Words alone: system E\'s bag of words, pieces of words and pairs of them, trained in seconds', text='bow', tokens='bpe', pairs=20_000, epochs=15,
         optimizer='adam', lr=1e-2, weight_decay=1e-3, dropout=.2, **_words),
     Recipe('lstm', 'Words alone: system E\'s LSTM, which knows where a text ends', text='lstm', tokens='bpe', text_dim=128, epochs=8, lr=3e-3, dropout=.5, **_words),
-    Recipe('text-transformer', 'Words alone: all of MiniLM, a small pretrained transformer, in minutes on a laptop', text='minilm', epochs=3, lr=3e-4, weight_decay=.01, dropout=.1,
-        **dict(_words, pretrained=True, early_lr=.3)),
+    Recipe('text-transformer', 'Words alone: all of MiniLM, a small pretrained transformer, in minutes on a laptop', text='minilm', epochs=4, lr=5e-4, weight_decay=.01, dropout=.1,
+        **dict(_words, pretrained=True, early_lr=.2)),
     Recipe('text-transformer-frozen', 'Words alone: a head on what a frozen MiniLM makes of them, in seconds', text='minilm', epochs=20, lr=3e-3, dropout=.3,
         **dict(_words, pretrained=True, frozen=True, head='normed', hidden=256)),
     Recipe('multimodal', 'System A: a photo and words, all of MobileNetV2 and of DistilBERT', 'mobilenet_v2', text='distilbert-base-uncased', pooling='cls', fusion='concat',
