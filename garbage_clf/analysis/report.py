@@ -72,17 +72,18 @@ def twins_table(
         parts |= {'words that training did not have':right[~known], 'words that training had':right[known]}
     return _shares(right, parts)
 
-# %% ../../nbs/46_analysis.report.ipynb #42e4266e
+# %% ../../nbs/46_analysis.report.ipynb #f20dfbfc
 def halves_table(
     run:Run, # A finished run that takes photos and words
     split:str='test' # 'test' or 'valid'
 )->pd.DataFrame: # A row for both, photos alone and words alone: items, right, with the interval, and the share right of each class
     "What photos, words and both are worth, by class"
-    rows = {'both':run.metrics[split], 'photos alone':run.metrics['halves']['image'][split], 'words alone':run.metrics['halves']['text'][split]}
+    halves = run.metrics['halves']
+    rows = {'both':run.metrics[split], **{name: halves[h][split] for h,name in dict(image='photos alone', text='words alone').items() if split in halves[h]}}
     line = lambda m: dict(items=m['n'], right=m['accuracy'], **dict(zip(('from','to'), m['accuracy_ci'])), **{c: v['recall'] for c,v in m['per_class'].items()})
     return pd.DataFrame({k: line(m) for k,m in rows.items()}).T.round(3).astype({'items':int})
 
-# %% ../../nbs/46_analysis.report.ipynb #836c476d
+# %% ../../nbs/46_analysis.report.ipynb #4e0099aa
 def plot_halves(
     run:Run, # A finished run that takes photos and words
     split:str='test' # 'test' or 'valid'
@@ -92,6 +93,7 @@ def plot_halves(
     classes = list(t.columns[4:])
     fig,ax = plt.subplots(figsize=(1.4+1.1*len(classes),2.6), constrained_layout=True)
     for i,(name,colour) in enumerate({'photos alone':'#94a3b8', 'words alone':'#d08770', 'both':'#2f5d8a'}.items()):
+        if name not in t.index: continue
         ax.bar([k+.27*(i-1) for k in range(len(classes)+1)], 100*t.loc[name, [*classes,'right']], .25, label=name, color=colour)
     support = {c: v['support'] for c,v in run.metrics[split]['per_class'].items()}
     ax.set_xticks(range(len(classes)+1), [*(f'{c}\nn = {support[c]:.0f}' for c in classes), f'all\nn = {t["items"]["both"]}'], fontsize=8)
