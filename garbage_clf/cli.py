@@ -21,14 +21,15 @@ def _table(df, index=False):
     "A DataFrame as plain text, whole"
     return df.to_string(index=index, na_rep='')
 
-# %% ../nbs/54_cli.ipynb #a6cb56b6
+# %% ../nbs/54_cli.ipynb #3929a261
 def _show_metrics(metrics):
     "Figures of each split, and the table by class of the one that judges"
     from garbage_clf.analysis.metrics import metrics_line, metrics_table
     splits = [s for s in ('test','valid') if s in metrics]
     for s in splits: print(f'{s:5}  {metrics_line(metrics[s])}')
     for half,name in (dict(image='photos alone', text='words alone') if 'halves' in metrics else {}).items():
-        for s in splits[:1]: print(f'{s:5}  {name}: {metrics_line(metrics["halves"][half][s])}')
+        for s in splits[:1]:
+            if s in metrics['halves'][half]: print(f'{s:5}  {name}: {metrics_line(metrics["halves"][half][s])}')
     print('\n' + _table(metrics_table(metrics[splits[0]]), index=True))
 
 # %% ../nbs/54_cli.ipynb #47ceeb2c
@@ -171,20 +172,23 @@ def demo(
     print('\nThe sample is drawn by code: these figures say that everything works, not how well it sees garbage.')
     print('Next: garbage-clf train FOLDER --recipe mobilenet-frozen')
 
-# %% ../nbs/54_cli.ipynb #0a6dff01
+# %% ../nbs/54_cli.ipynb #7f44c3aa
 def evaluate(
     run:str, # Folder of a run
     data:str='', # As for `train`; none for the items that the run held out
     device:str='auto', # auto, cpu, cuda or mps
-    out:str=None # Folder for evaluation_results.csv, confusion_matrix.csv and metrics.json; it must not have them
+    out:str=None, # Folder for evaluation_results.csv, confusion_matrix.csv and metrics.json; it must not have them
+    corrections:str=None, # As for `train`
+    names:bool=False, # As for `train`
+    photos:str=None, # As for `train`
+    columns:str='' # As for `train`
 ):
     "Judge a run again, on its own held-out items or on others"
     from garbage_clf.analysis.metrics import confusion
     from garbage_clf.core import write_json, write_text
-    from garbage_clf.data.sources import read_items
     from garbage_clf.train.run import Run, evaluate as judge
     if out and (Path(out)/'metrics.json').exists(): raise WorkbookError(f'{out} already holds results: choose another --out')
-    metrics,results = judge(Run(run), read_items(data) if data else None, device)
+    metrics,results = judge(Run(run), _items(data, corrections, names, photos, columns) if data else None, device)
     _show_metrics(metrics)
     if not out: return
     write_text(Path(out)/'evaluation_results.csv', results.to_csv(index=False))
@@ -192,13 +196,13 @@ def evaluate(
     write_text(Path(out)/'confusion_matrix.csv', confusion(judged.actual, judged.predicted, list(metrics[judged.split.iloc[0]]['per_class'])).to_csv())
     write_json(Path(out)/'metrics.json', metrics)
 
-# %% ../nbs/54_cli.ipynb #a09fa4b0
+# %% ../nbs/54_cli.ipynb #4d1cf0f9
 def _lines(path):
     "Texts of a file or standard input, one a line"
     try: text = sys.stdin.read() if path=='-' else Path(path).read_text(encoding='utf-8-sig')
     except (OSError,UnicodeDecodeError) as e: raise WorkbookError(f'cannot read the texts {path}: {e}') from e
     if not text.strip(): raise WorkbookError(f'there is no text in {"standard input" if path=="-" else path}')
-    return text.splitlines()
+    return [l.removesuffix('\r') for l in text.removesuffix('\n').split('\n')]
 
 # %% ../nbs/54_cli.ipynb #f0326a73
 def predict(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['grad_cam', 'word_shares', 'plot_explained']
 
-# %% ../../nbs/43_analysis.explain.ipynb #85aae0d3
+# %% ../../nbs/43_analysis.explain.ipynb #32e14888
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
@@ -14,14 +14,15 @@ from torch import nn
 from ..core import WorkbookError
 from ..data.images import load_image, load_pixels
 from ..data.text import Halves
+from ..models.core import choose
 from ..train.inputs import raw_inputs
 from ..train.run import Run, judge, load_model
 
-# %% ../../nbs/43_analysis.explain.ipynb #7cd058d7
+# %% ../../nbs/43_analysis.explain.ipynb #a1acd399
 def _last_map(net, *inputs):
     "The last layer of a backbone that gives a map of places, and what it gave"
     maps = {}
-    hooks = [m.register_forward_hook(lambda m, x, y: maps.update({m: y}) if isinstance(y, torch.Tensor) and y.ndim==4 and y.shape[-1]>1 else None) for m in net.backbone.modules()]
+    hooks = [m.register_forward_hook(lambda m, x, y: maps.update({m: y}) if isinstance(y, torch.Tensor) and y.ndim==4 and y.shape[-1]>1 else None) for m in getattr(net.backbone, 'body', net.backbone).modules()]
     try: score = net(*inputs)
     finally:
         for h in hooks: h.remove()
@@ -44,7 +45,7 @@ def grad_cam(
     cam = nn.functional.interpolate(cam, photos.shape[2:], mode='bilinear')[:,0]
     return cam/cam.amax((1,2), keepdim=True).clamp(min=1e-9)
 
-# %% ../../nbs/43_analysis.explain.ipynb #200a987d
+# %% ../../nbs/43_analysis.explain.ipynb #7cac1e1a
 def word_shares(
     run:Run, # A finished run that takes words
     text:str, # The words
@@ -54,13 +55,14 @@ def word_shares(
 )->pd.DataFrame: # word, share: how much of the class's probability goes with it
     "What each word of a text gave to an answer"
     if 'text' not in run.labels['inputs']: raise WorkbookError('this run takes photos alone: there are no words to explain')
-    model,words = model or load_model(run),text.split()
+    model,words = model or load_model(run),text.split()[:run.recipe.max_tokens] # What comes later is not read
+    text = ' '.join(words)
     texts = [text,*(' '.join(words[:i]+words[i+1:]) for i in range(len(words)))]
     rows = pd.DataFrame(dict(image=[image]*len(texts), text=texts), dtype='string')
     x,bad = raw_inputs(rows, run.recipe, run.words, load_pixels)
     if bad: raise WorkbookError(next(iter(bad.values())))
     probs = judge(run, model, x)
-    at = int(probs[0].argmax()) if label is None else run.labels['classes'].index(label)
+    at = int(probs[0].argmax()) if label is None else run.labels['classes'].index(choose(label, run.labels['classes'], 'class'))
     return pd.DataFrame(dict(word=words, share=(probs[0,at]-probs[1:,at]).tolist()))
 
 # %% ../../nbs/43_analysis.explain.ipynb #39e858e2

@@ -56,7 +56,7 @@ def sure_table(
     right = rows.actual==rows.predicted
     return _shares(right, {'sure':right[sure], 'not sure':right[~sure]})
 
-# %% ../../nbs/46_analysis.report.ipynb #39449ee7
+# %% ../../nbs/46_analysis.report.ipynb #8e95b13b
 def twins_table(
     run:Run, # A finished run
     split:str='test' # 'test' or 'valid'
@@ -66,10 +66,11 @@ def twins_table(
     seen = held.group.isin(run.items.group[leaking(run.items).index].dropna())[run.results.split==split]
     rows = run.results[run.results.split==split]
     right = rows.actual==rows.predicted
-    parts = {'no twin in training':right[~seen], 'a twin in training':right[seen]} if 'image' in run.labels['inputs'] else {}
+    photo,words = rows.image.notna(),rows.text.notna()
+    parts = {'no twin in training':right[~seen.to_numpy() & photo], 'a twin in training':right[seen.to_numpy() & photo]} if 'image' in run.labels['inputs'] else {}
     if 'text' in run.labels['inputs']:
         known = rows.text.isin(run.items.text[run.items.split=='train'].dropna())
-        parts |= {'words that training did not have':right[~known], 'words that training had':right[known]}
+        parts |= {'words that training did not have':right[~known & words], 'words that training had':right[known & words]}
     return _shares(right, parts)
 
 # %% ../../nbs/46_analysis.report.ipynb #f20dfbfc

@@ -218,10 +218,11 @@ def predicted_by(
         right += int((said==d.l[fold==k]).sum())
     return right/len(d)
 
-# %% ../../nbs/12_data.audit.ipynb #500c4ba1
+# %% ../../nbs/12_data.audit.ipynb #28d4299f
 def _carried(items, facts):
     "Columns that are no part of an item, and what photos carry besides their picture"
-    other = {f'column {c}': items[c] for c in items.columns if c not in COLUMNS and c!='label_idx'}
+    plain = lambda v: v.map(str) if v.map(lambda o: isinstance(o, (list,dict,np.ndarray))).any() else v
+    other = {f'column {c}': plain(items[c]) for c in items.columns if c not in COLUMNS and c!='label_idx'}
     f = facts[facts.error.isna()].reindex(items.index)
     size = f.width.astype('string')+' x '+f.height.astype('string')
     ending = items.image.map(lambda p: Path(p).suffix, na_action='ignore')

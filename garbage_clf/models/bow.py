@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['BagOfWords', 'pair_ids', 'idf', 'TextClassifier']
 
-# %% ../../nbs/26_models.bow.ipynb #04b19dd5
+# %% ../../nbs/26_models.bow.ipynb #1ececee7
 import torch
 from torch import nn
 
 from ..data.text import PAD
-from .core import make_head
 
 # %% ../../nbs/26_models.bow.ipynb #4914cc80
 class BagOfWords(nn.Module):

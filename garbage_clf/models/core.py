@@ -95,20 +95,23 @@ def keep_missing(
     "What is not there stays away, whatever is done to a batch"
     return new*seen(old).view(-1, *[1]*(new.ndim-1))
 
-# %% ../../nbs/20_models.core.ipynb #ddf01ca3
+# %% ../../nbs/20_models.core.ipynb #5f11c592
 def bodies(
     model:nn.Module # Any of the models here
-)->list[nn.Module]: # Its backbone for photos, its encoder for words, or both
-    "What stands in front of a model's head"
-    return [getattr(model, n) for n in ('backbone','encoder') if hasattr(model, n)]
+)->list[nn.Module]: # Its backbone for photos, its transformer for words, or both
+    "What stands in front of a model's head and may be pretrained"
+    parts = [getattr(model, n, None) for n in ('backbone','encoder')]
+    return [p for p in parts if hasattr(p, 'body')]
 
-# %% ../../nbs/20_models.core.ipynb #67a95a1e
+# %% ../../nbs/20_models.core.ipynb #eb9f83c0
 def param_groups(
     model:nn.Module # Any model with a backbone, an encoder for words, or both, and a head
-)->list[list[nn.Parameter]]: # First halves of the bodies, second halves, head
-    "Parameters in three groups, for freezing and for learning rates that rise with depth"
+)->list[list[nn.Parameter]]: # First halves of the bodies, second halves, and the rest, which is new
+    "Parameters in three groups, for freezing and for learning rates that rise with depth; one where all is new"
     each = [list(b.parameters()) for b in bodies(model)]
-    return [[p for ps in each for p in ps[:len(ps)//2]], [p for ps in each for p in ps[len(ps)//2:]], list(model.head.parameters())]
+    old = {id(p) for ps in each for p in ps}
+    groups = [[p for ps in each for p in ps[:len(ps)//2]], [p for ps in each for p in ps[len(ps)//2:]], [p for p in model.parameters() if id(p) not in old]]
+    return [g for g in groups if g]
 
 # %% ../../nbs/20_models.core.ipynb #69d9017c
 def _probe(bf16):

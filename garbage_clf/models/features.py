@@ -89,7 +89,7 @@ def photo_features(
         found.append(torch.from_numpy(rows[at[at>=0]]))
     return torch.stack(found, 1),bad
 
-# %% ../../nbs/20_models.features.ipynb #d7508ed4
+# %% ../../nbs/20_models.features.ipynb #b33f105d
 def forward_views(
     net:torch.nn.Module, # A classifier; left in evaluation mode
     x, # Photos, N x 3 x H x W, uint8, a tensor or `Pixels`; or words, or `Halves`
@@ -100,7 +100,7 @@ def forward_views(
 )->torch.Tensor: # Probabilities, N x C, float32, on the CPU
     "Probabilities of classes, averaged over views"
     net,outs = net.eval().to(device, memory_format=torch.channels_last),[]
-    fast = any(hasattr(b, 'body') for b in bodies(net))
+    fast = bool(bodies(net))
     for i in progress(range(0, len(x), batch_size), desc='looking at items, batch'):
         xb = x[i:i+batch_size]
         xb,*words = xb if isinstance(xb, tuple) else (xb,)

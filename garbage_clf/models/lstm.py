@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['LSTM']
 
-# %% ../../nbs/27_models.lstm.ipynb #9e2dc9fa
+# %% ../../nbs/27_models.lstm.ipynb #49c375ad
 import torch
 from torch import nn
 
 from ..data.text import PAD, lengths
-from .core import make_head
 
 # %% ../../nbs/27_models.lstm.ipynb #6b06c948
 class LSTM(nn.Module):

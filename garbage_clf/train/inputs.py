@@ -6,7 +6,7 @@
 __all__ = ['takes', 'need_halves', 'Words', 'learn_words', 'save_words', 'load_words', 'build', 'raw_inputs', 'only',
            'trained_inputs']
 
-# %% ../../nbs/32_train.inputs.ipynb #b163f1af
+# %% ../../nbs/32_train.inputs.ipynb #c589b9d4
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,9 @@ from torch import nn
 
 from ..core import WorkbookError, atomic, log, write_json
 from ..data.pixels import Pixels, on_device, photo_pixels
-from ..data.text import Halves, Tokens, encode, pad, train_tokenizer
+from ..data.text import Halves, Tokens, encode, has_words, pad, train_tokenizer
 from ..models.bow import BagOfWords, TextClassifier, idf
-from ..models.core import build_model, make_backbone, make_head
+from ..models.core import FROM_SCRATCH, build_model, make_backbone, make_head
 from ..models.features import photo_features
 from ..models.multimodal import ImageTextClassifier, make_fusion
 from .recipes import OWN, Recipe
@@ -32,13 +32,14 @@ def takes(
     "What a recipe's model takes"
     return [half for half,name in (('image',recipe.model),('text',recipe.text)) if name]
 
-# %% ../../nbs/32_train.inputs.ipynb #03eb59a5
+# %% ../../nbs/32_train.inputs.ipynb #02b42348
 def need_halves(
     items:pd.DataFrame, # To be trained on or judged
-    halves:list[str] # From `takes`
+    halves:list[str], # From `takes`
+    train:bool=True # To train: both halves have to be there somewhere
 ):
     "An error, if items lack what a model takes; a line, if some have only one of two halves"
-    text = items.text.fillna('').str.strip()!=''
+    text = items.text.map(has_words).astype(bool)
     there = dict(image=items.image.notna(), text=text)
     if len(halves)==1:
         half,word = halves[0],dict(image='photo', text='text')[halves[0]]
@@ -49,7 +50,7 @@ def need_halves(
     if none: raise WorkbookError(f'{none} of {len(items)} items have neither a photo nor a text: remove them')
     for half,word in (('image','photo'),('text','text')):
         n = int((~there[half]).sum())
-        if n==len(items): raise WorkbookError(f'no item has a {word}: choose a recipe that takes {dict(image="words", text="photos")[half]} alone')
+        if n==len(items) and train: raise WorkbookError(f'no item has a {word}: choose a recipe that takes {dict(image="words", text="photos")[half]} alone')
         if n: log.warning('%d of %d items have no %s: the other half has to do', n, len(items), word)
 
 # %% ../../nbs/32_train.inputs.ipynb #2930b3f5
@@ -61,7 +62,7 @@ class Words:
     encoder:nn.Module|None=None # A transformer with its weights
     idf:torch.Tensor|None=None # How rare each token is, for a bag of words that asks for it
 
-# %% ../../nbs/32_train.inputs.ipynb #ce7587e0
+# %% ../../nbs/32_train.inputs.ipynb #b7277c6c
 def learn_words(
     recipe:Recipe, # With an encoder of words
     texts # Of the training items
@@ -71,7 +72,9 @@ def learn_words(
     if r.text not in OWN:
         from garbage_clf.models.transformer import text_transformer
         net,tok = text_transformer(r.text, r.pretrained, r.pooling, r.max_tokens)
-        return Words(tok, net.body.config.to_dict(), net)
+        config = net.body.config.to_dict()
+        config.pop('_name_or_path', None) # A folder on this machine, perhaps
+        return Words(tok, config, net)
     tok = train_tokenizer(texts, r.tokens, least=1 if r.text=='tfidf' else 2, most=r.max_tokens)
     return Words(tok, idf=idf(encode(tok, texts), tok.get_vocab_size()) if r.idf else None)
 
@@ -84,18 +87,17 @@ def save_words(
     with atomic(Path(folder)/'tokenizer.json') as tmp: words.tok.save(str(tmp))
     if words.config: write_json(Path(folder)/'text_config.json', words.config)
 
-# %% ../../nbs/32_train.inputs.ipynb #cf2034dc
+# %% ../../nbs/32_train.inputs.ipynb #1a9ab5d6
 def load_words(
     folder:Path|str # Of a run
-)->Words|None: # None where the run takes no words
+)->Words:
     "Read them again"
     from tokenizers import Tokenizer
     path,config = Path(folder)/'tokenizer.json',Path(folder)/'text_config.json'
-    if not path.exists(): return None
     try: return Words(Tokenizer.from_file(str(path)), json.loads(config.read_text()) if config.exists() else None)
     except Exception as e: raise WorkbookError(f'cannot read {path} and what belongs to it: {" ".join(str(e).split())[:150]}') from e
 
-# %% ../../nbs/32_train.inputs.ipynb #346e1849
+# %% ../../nbs/32_train.inputs.ipynb #38785c41
 def _encoder(recipe, words):
     "An encoder of words"
     n,r = words.tok.get_vocab_size(),recipe
@@ -104,9 +106,10 @@ def _encoder(recipe, words):
         from garbage_clf.models.lstm import LSTM
         return LSTM(n, r.text_dim, r.text_dim)
     from garbage_clf.models.transformer import from_config
+    if words.encoder is None and not words.config: raise WorkbookError(f'the shape of {r.text} is not known: the run has lost its text_config.json')
     return words.encoder or from_config(words.config, r.pooling)
 
-# %% ../../nbs/32_train.inputs.ipynb #701bc178
+# %% ../../nbs/32_train.inputs.ipynb #feae44de
 def build(
     recipe:Recipe, # What is wanted
     n_classes:int, # Number of scores
@@ -122,8 +125,8 @@ def build(
     if not r.text: return build_model(r.model, n_classes, pretrained, r.size, r.gray, **head)
     encoder = _encoder(r, words)
     if not r.model: return TextClassifier(encoder, make_head(encoder.n_features, n_classes, **head))
-    backbone = make_backbone(r.model, pretrained, r.size, r.gray)
-    return ImageTextClassifier(backbone, encoder, make_fusion(r.fusion, backbone.n_features, encoder.n_features, n_classes, r.hidden or 256, r.dropout))
+    backbone = make_backbone(r.model, pretrained and r.model not in FROM_SCRATCH, r.size, r.gray)
+    return ImageTextClassifier(backbone, encoder, make_fusion(r.fusion, backbone.n_features, encoder.n_features, n_classes, r.hidden, r.dropout))
 
 # %% ../../nbs/32_train.inputs.ipynb #33ec5d19
 def _photos(paths, size, read):

@@ -68,12 +68,12 @@ class Recipe:
     tta:int=1 # Views that are averaged when judging: 2 with the mirror image, 3 and more with augmented ones
     seed:int=42 # Start of all random numbers in training; the split does not depend on it
 
-# %% ../../nbs/30_train.recipes.ipynb #42cfe365
-_whole = dict(frozen=False, epochs=20, lr=2e-3, weight_decay=.05, hidden=0, dropout=.2, label_smoothing=.1, augment='ours', monitor='valid_accuracy')
+# %% ../../nbs/30_train.recipes.ipynb #e38c4934
+_whole = dict(frozen=False, epochs=40, tta=2, lr=2e-3, weight_decay=.05, hidden=0, dropout=.2, label_smoothing=.1, augment='ours', monitor='valid_accuracy')
 _words = dict(model='', pretrained=False, frozen=False, early_lr=1., head='plain', hidden=0, monitor='valid_accuracy')
 _scratch = dict(pretrained=False, frozen=False, early_lr=1., head='plain', monitor='valid_accuracy')
 
-# %% ../../nbs/30_train.recipes.ipynb #569be610
+# %% ../../nbs/30_train.recipes.ipynb #0f02540f
 RECIPES = {r.name: r for r in [
     Recipe('mobilenet-frozen', 'A head on the features of a frozen MobileNetV2: a model in a minute on a laptop', 'mobilenet_v2'),
     Recipe('efficientnet-lite0-frozen', 'A head on the features of a frozen EfficientNet-Lite0, whose weights come with the package: works offline', 'efficientnet_lite0'),
@@ -96,10 +96,10 @@ RECIPES = {r.name: r for r in [
     Recipe('mlp', 'System E: a multilayer perceptron on all pixels, Adadelta', 'mlp', size=256, epochs=20, batch_size=32, optimizer='adadelta', schedule='constant',
         lr=.1, weight_decay=0., hidden=0, dropout=0., **_scratch),
     Recipe('best', 'Meant to win, and not measured yet: EfficientNet-Lite0 on larger photos, blotted out, weights averaged', 'efficientnet_lite0',
-        **dict(_whole, epochs=40, size=288, erase=.25, ema=.99, tta=2)),
+        **dict(_whole, size=288, erase=.25, ema=.99)),
     Recipe('text-tfidf', 'Words alone: TF-IDF and a logistic regression by scikit-learn, the baseline to beat', text='tfidf', tokens='bpe', pairs=2**18, weight_decay=.2, **_words),
     Recipe('bow', 'Words alone: system E\'s bag of words, pieces of words and pairs of them, trained in seconds', text='bow', tokens='bpe', pairs=20_000, epochs=15,
-        optimizer='adam', lr=1e-2, weight_decay=1e-3, dropout=.2, **_words),
+        optimizer='adam', lr=5e-3, weight_decay=1e-3, dropout=.2, **_words),
     Recipe('lstm', 'Words alone: system E\'s LSTM, which knows where a text ends', text='lstm', tokens='bpe', text_dim=128, epochs=8, lr=3e-3, dropout=.5, **_words),
     Recipe('text-transformer', 'Words alone: all of MiniLM, a small pretrained transformer, in minutes on a laptop', text='minilm', epochs=4, lr=5e-4, weight_decay=.01, dropout=.1,
         **dict(_words, pretrained=True, early_lr=.2)),
@@ -167,7 +167,7 @@ def change(
 # %% ../../nbs/30_train.recipes.ipynb #99153c1f
 OWN = ('bow','lstm','tfidf') # Encoders of words that are trained from nothing
 
-# %% ../../nbs/30_train.recipes.ipynb #872a14c6
+# %% ../../nbs/30_train.recipes.ipynb #eedff9ca
 def _moot(r):
     "A field that is set and means nothing to a recipe, and to what"
     changed = lambda **plain: next((k for k,v in plain.items() if getattr(r, k)!=v), None)
@@ -176,22 +176,28 @@ def _moot(r):
     if not r.model and (k := changed(gray=False, augment='none', erase=0, mix='none', tta=1, drop_half=0)): return f'{k} is for photos, and this recipe takes words alone'
     if not r.text and (k := changed(drop_half=0)): return f'{k} is for photos with words, and this recipe takes photos alone'
     if r.text and (k := changed(mix='none')): return f'{k} is for photos alone: words cannot be mixed'
+    if r.text not in ('bow','tfidf') and (k := changed(pairs=0)): return f'{k} is for bow and tfidf'
+    if r.text!='bow' and (k := changed(idf=False)): return f'{k} is for bow'
+    if (r.text in OWN or not r.text) and (k := changed(pooling='mean')): return f'{k} is for transformers'
+    if not (r.model and r.text) and (k := changed(fusion='gated')): return f'{k} is for photos with words'
 
-# %% ../../nbs/30_train.recipes.ipynb #093e8873
+# %% ../../nbs/30_train.recipes.ipynb #a0565dc4
 def _check_together(r):
     "An error, if values do not go together"
     if not (r.model or r.text): raise WorkbookError('a recipe needs a model for photos, a text for words, or both')
     if r.head_epochs>r.epochs: raise WorkbookError(f'head_epochs {r.head_epochs} are more than the {r.epochs} epochs there are')
-    fresh = r.model in FROM_SCRATCH or not r.model and r.text in OWN
-    if r.pretrained and fresh: raise WorkbookError(f'there are no pretrained weights of {r.model or r.text}: choose --pretrained false')
-    if r.frozen and not r.model and r.text in OWN: raise WorkbookError(f'{r.text} is trained from nothing: frozen it would learn nothing')
+    weights = r.model and r.model not in FROM_SCRATCH or r.text and r.text not in OWN
+    if r.pretrained and not weights: raise WorkbookError(f'there are no pretrained weights of {r.model or r.text}: choose --pretrained false')
+    if r.frozen and (r.model in FROM_SCRATCH or not r.model and r.text in OWN): raise WorkbookError(f'{r.model or r.text} is trained from nothing: frozen it would learn nothing')
+    if r.model and r.text and (not r.hidden or r.fusion=='attention' and r.hidden%4):
+        raise WorkbookError(f'hidden {r.hidden} is no width for photos with words: choose 4 or more, for attention a multiple of 4')
     if r.text=='tfidf' and r.model: raise WorkbookError('tfidf stands alone: choose bow, lstm or a transformer for words beside photos')
     if r.gray and r.model not in FROM_SCRATCH and r.model: raise WorkbookError(f'gray is for networks from scratch ({", ".join(FROM_SCRATCH)}): {r.model} needs colour')
     if r.frozen and r.model and r.tta>2: raise WorkbookError(f'tta {r.tta} means nothing to a frozen network: choose 1, or 2 for the mirror image as well')
     if why := _moot(r): raise WorkbookError(why)
 
-# %% ../../nbs/30_train.recipes.ipynb #2e41c1ec
-PACKAGES = ('garbage_clf','torch','torchvision','fastai','timm','numpy')
+# %% ../../nbs/30_train.recipes.ipynb #2a1e6ef8
+PACKAGES = ('garbage_clf','torch','torchvision','fastai','timm','transformers','tokenizers','scikit-learn','numpy')
 
 # %% ../../nbs/30_train.recipes.ipynb #fd2513a1
 def save_recipe(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Run', 'load_model', 'results_table', 'results_metrics', 'find_lr', 'fit', 'judge', 'evaluate']
 
-# %% ../../nbs/33_train.run.ipynb #23bd4946
+# %% ../../nbs/33_train.run.ipynb #0a4ce022
 import hashlib, json, shutil, time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -22,12 +22,12 @@ from ..data.duplicates import group_duplicates
 from ..data.sources import COLUMNS
 from ..data.text import Halves
 from ..data.splits import check_trainable, split
-from ..models.core import bodies, param_groups, settled
+from ..models.core import param_groups, settled
 from ..models.features import forward_views
 from .inputs import Words, build, learn_words, load_words, need_halves, only, raw_inputs, save_words, takes, trained_inputs
 from .recipes import OWN, Recipe, change, load_recipe, save_recipe
 
-# %% ../../nbs/33_train.run.ipynb #00d2df3b
+# %% ../../nbs/33_train.run.ipynb #55258e58
 class Run:
     "The folder that one training leaves"
     def __init__(self, path:'str|Path|Run'): # A folder with `recipe.json` and `model.safetensors`
@@ -51,7 +51,7 @@ class Run:
     @cached_property
     def labels(self)->dict: "Classes in output order, size, inputs, and when it is sure"; return self._json('labels.json')
     @cached_property
-    def words(self)->Words|None: "How it reads words; None where it takes none"; return load_words(self.path)
+    def words(self)->Words|None: "How it reads words; None where it takes none"; return load_words(self.path) if 'text' in self.labels['inputs'] else None
     @cached_property
     def metrics(self)->dict: "Figures by split, and seconds"; return self._json('metrics.json')
     @cached_property
@@ -184,7 +184,7 @@ class _Rise:
                 if len(me.lrs)>me.steps or not me.losses[-1]<4*min(me.losses): raise CancelFitException
         return Rise()
 
-# %% ../../nbs/33_train.run.ipynb #d94af3a3
+# %% ../../nbs/33_train.run.ipynb #7d68355c
 def find_lr(
     items:pd.DataFrame, # With photos and labels
     recipe:Recipe, # What is to be trained
@@ -193,7 +193,7 @@ def find_lr(
 )->tuple[float,pd.DataFrame]: # A rate to begin with, and lr and loss of each step
     "Try learning rates from tiny to huge in one short training"
     from fastai.callback.schedule import valley
-    device,items = pick_device(device),split(group_duplicates(items)[COLUMNS]).reset_index(drop=True)
+    device,items = pick_device(device),split(_grouped(items, recipe)).reset_index(drop=True)
     seed_everything(recipe.seed)
     classes = sorted(items.label.unique())
     recipe = change(recipe, model=settled(recipe.model, recipe.pretrained), head_epochs=0, patience=0, ema=0)
@@ -207,11 +207,11 @@ def find_lr(
     df = pd.DataFrame(dict(lr=rise.lrs[:len(rise.losses)], loss=rise.losses))
     return float(valley(df.lr.tolist(), df.loss.tolist(), len(df))[0]),df
 
-# %% ../../nbs/33_train.run.ipynb #d8141568
+# %% ../../nbs/33_train.run.ipynb #af674b37
 def _check_model(model, recipe):
     "An error, if a model has no layer of the recipe's, or cannot take photos of its size"
-    from garbage_clf.train.schedules import frozen_layers
-    for b in bodies(model): frozen_layers(b, recipe.unfreeze_from)
+    from garbage_clf.train.schedules import stay_frozen
+    stay_frozen(model, recipe.unfreeze_from)
     if not recipe.model: return
     try:
         with torch.no_grad(): model.backbone.eval()(torch.zeros(1, 3, recipe.size, recipe.size))
@@ -337,12 +337,18 @@ def _name_giveaways(items, recipe):
     words = items.reset_index(drop=True).assign(image=pd.NA)
     for f in check_columns(words, photo_facts(words)): log.warning('%s: %s', f.kind, f.says)
 
-# %% ../../nbs/33_train.run.ipynb #ffd86857
+# %% ../../nbs/33_train.run.ipynb #2c19cbb8
+def _grouped(items, recipe):
+    "Items with groups: by their photos, or by their words where words are all that is looked at"
+    if recipe.model: return group_duplicates(items)[COLUMNS]
+    return group_duplicates(items.assign(image=pd.NA))[COLUMNS].assign(image=items.image)
+
+# %% ../../nbs/33_train.run.ipynb #134f69b2
 def _fit(items, recipe, out, device, cbs):
     "`fit` with a folder, a log and a device"
     start = time.time()
     _name_giveaways(items, recipe)
-    items = group_duplicates(items)[COLUMNS]
+    items = _grouped(items, recipe)
     check_trainable(items)
     items = split(items).reset_index(drop=True)
     check_trainable(items)
@@ -353,6 +359,7 @@ def _fit(items, recipe, out, device, cbs):
     model,net,inputs,words = _model_and_inputs(items, recipe, len(classes), device)
     _check_space(out, model, net)
     y,loaded = torch.tensor([classes.index(l) for l in items.label]),time.time()
+    if recipe.text=='tfidf' and cbs: log.warning('tfidf has no epochs: callbacks and trackers are not called')
     if recipe.text=='tfidf': stats = _solve(net, inputs, y, items.split, recipe)
     else: stats = _train(net, inputs, y, items.split, recipe, device, _checkpoint(out, recipe, items), cbs)
     fitted,held = time.time(),(items.split!='train').to_numpy()
@@ -409,7 +416,7 @@ def judge(
     "What a run's model says of items, looked at as often as its recipe asks"
     return forward_views(model, x, device, run.recipe.batch_size, run.recipe.tta, _views_by(run.recipe))
 
-# %% ../../nbs/33_train.run.ipynb #eaf7d19c
+# %% ../../nbs/33_train.run.ipynb #f83fc05b
 def evaluate(
     run:Run|str|Path, # A finished run
     items:pd.DataFrame=None, # With labels; none for what the run held out
@@ -418,7 +425,7 @@ def evaluate(
     "Judge a run's model"
     run = Run(run)
     held,classes = _held_out(run, run.items if items is None else items),run.labels['classes']
-    need_halves(held, takes(run.recipe))
+    need_halves(held, takes(run.recipe), train=False)
     x,bad = raw_inputs(held, run.recipe, run.words)
     _refuse(held, bad)
     with hold_memory(): probs = judge(run, load_model(run), x, pick_device(device))

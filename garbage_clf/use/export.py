@@ -20,8 +20,8 @@ from ..train.run import Run, load_model
 # %% ../../nbs/51_use.export.ipynb #cc2d077b
 FORMS = ('safetensors','pt','npy')
 
-# %% ../../nbs/51_use.export.ipynb #6796c635
-INPUTS = dict(image='B x 3 x height x width, pixels 0..255, RGB; normalisation is the first layer', text='B x T, token numbers of tokenizer.json, filled up with 0')
+# %% ../../nbs/51_use.export.ipynb #dda5933a
+INPUTS = dict(image='B x 3 x height x width, pixels 0..255, RGB; normalisation is the first layer', text='B x T, token numbers of tokenizer.json, filled up with 0; where its own filling has another number, the two are exchanged')
 
 # %% ../../nbs/51_use.export.ipynb #a5dab571
 def _describe(run, form, tensors):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['expand', 'asked', 'Prediction', 'bins_of', 'Predictor', 'predict']
 
-# %% ../../nbs/50_use.predict.ipynb #5c5b72b8
+# %% ../../nbs/50_use.predict.ipynb #249f9be0
 import glob, math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..bins import read_rules, to_bin
 from ..core import WorkbookError, log, pick_device
 from ..data.images import load_pixels
 from ..data.sources import READERS, find_photos, from_table
-from ..data.text import encode
+from ..data.text import has_words
 from ..train.inputs import raw_inputs
 from ..train.run import Run, judge, load_model
 
@@ -31,20 +31,21 @@ def expand(
         return sorted(glob.glob(p, recursive=True)) or [p] if glob.has_magic(p) and not Path(p).exists() else [p]
     return [f for p in paths for f in one(str(p))]
 
-# %% ../../nbs/50_use.predict.ipynb #664dcc38
+# %% ../../nbs/50_use.predict.ipynb #97a4b626
 def asked(
     paths=(), # Photos, folders, patterns, and tables with photos, texts or both
-    text=None # Words for all photos, a list with a text for each, or words alone
-)->pd.DataFrame: # image, text; one row an answer
+    text=None # Words for all photos, a list with a text for each, or words alone; rows of tables keep their own
+)->pd.DataFrame: # image, text; one row an answer, in order
     "What is to be predicted, row by row"
-    tables = [p for p in paths if Path(str(p)).suffix.lower() in READERS]
-    rows = [from_table(p)[['image','text']] for p in tables]
-    photos = expand([p for p in paths if p not in tables])
-    texts = [text]*max(len(photos), 1) if isinstance(text, str) else list(text or [])
-    if photos and texts and len(photos)!=len(texts): raise WorkbookError(f'{len(photos)} photos and {len(texts)} texts: give one text for all, or one for each')
-    n = max(len(photos), len(texts))
-    if n: rows.append(pd.DataFrame(dict(image=photos or [None]*n, text=texts or [None]*n), dtype='string'))
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(dict(image=[], text=[]), dtype='string')
+    def one(p):
+        if Path(str(p)).suffix.lower() in READERS: return from_table(p)[['image','text']]
+        return pd.DataFrame(dict(image=expand([p]), text=None), dtype='string')
+    rows = pd.concat([one(p) for p in paths], ignore_index=True) if len(paths) else pd.DataFrame(dict(image=[], text=[]), dtype='string')
+    if text is None: return rows
+    texts = [text]*max(len(rows), 1) if isinstance(text, str) else list(text)
+    if not len(rows): return pd.DataFrame(dict(image=None, text=texts), dtype='string')
+    if len(rows)!=len(texts): raise WorkbookError(f'{len(rows)} photos and {len(texts)} texts: give one text for all, or one for each')
+    return rows.assign(text=rows.text.fillna(pd.Series(texts, dtype='string')))
 
 # %% ../../nbs/50_use.predict.ipynb #e99e8ffa
 @dataclass
@@ -77,10 +78,10 @@ def bins_of(
     if len(known)<len(classes): log.warning('no bin for %s: pass --rules with your town\'s', ', '.join(c for c in classes if c not in known))
     return {c: to_bin(c, rules) if c in known else '' for c in classes}
 
-# %% ../../nbs/50_use.predict.ipynb #3f875ddc
+# %% ../../nbs/50_use.predict.ipynb #84406815
 def _lacks(row, halves):
     "What a row has too little of for a model, or ''"
-    has = dict(image=pd.notna(row.image), text=pd.notna(row.text) and str(row.text).strip()!='')
+    has = dict(image=pd.notna(row.image), text=has_words(row.text))
     if any(has[h] for h in halves): return ''
     return {('image',):'no photo, and this run takes photos', ('text',):'no words, and this run takes words'}.get(tuple(halves), 'neither a photo nor words')
 
@@ -107,7 +108,7 @@ class Predictor:
         self._check(rows, text)
         for i in range(0, len(rows), block): yield from self._block(rows[i:i+block].reset_index(drop=True))
 
-# %% ../../nbs/50_use.predict.ipynb #2ca8f9fb
+# %% ../../nbs/50_use.predict.ipynb #68a42b5c
 @patch
 def _check(self:Predictor, rows, text):
     "An error, if words or photos are given to a run that cannot take them; a line, if a table has more than it takes"
@@ -137,7 +138,7 @@ def _error(self:Predictor, row, why): return Prediction(row.image if pd.notna(ro
 @patch
 def _one(self:Predictor, row, probs):
     "One prediction; a note where words say nothing"
-    used = [h for h in self.halves if pd.notna(row[h]) and str(row[h]).strip()]
+    used = [h for h in self.halves if (has_words(row.text) if h=='text' else pd.notna(row.image))]
     note = self._unknown(row.text) if 'text' in used else ''
     if note and len(used)==2: used = ['image']
     labels = self.run.labels
@@ -149,10 +150,12 @@ def _one(self:Predictor, row, probs):
 
 @patch
 def _unknown(self:Predictor, text):
-    "A note, if no word of a text is known"
+    "A note, if no word of a text is known: none at all, or nothing but single letters of its pieces"
     tok = self.run.words.tok
-    ids = encode(tok, [text])[0]
-    return 'none of these words is known to it' if ids and set(ids)=={tok.token_to_id('[UNK]')} else ''
+    tokens = tok.encode(text.encode('utf-8', 'replace').decode(), add_special_tokens=False).tokens
+    spelt = type(tok.model).__name__=='BPE'
+    known = [t for t in tokens if t!=tok.model.unk_token and not (spelt and len(t)==1 and t.isascii())]
+    return '' if known else 'none of these words is known to it'
 
 # %% ../../nbs/50_use.predict.ipynb #a1f70330
 def predict(

@@ -15,7 +15,7 @@ from ..core import WorkbookError, log, write_json, write_text
 from ..analysis.metrics import metrics_line, metrics_table
 from ..train.run import Run
 
-# %% ../../nbs/56_use.publish.ipynb #601cad72
+# %% ../../nbs/56_use.publish.ipynb #e12a3b6a
 CARD = """---
 {{ head }}---
 
@@ -25,7 +25,7 @@ CARD = """---
 
 ## Intended use
 
-Sorting photos of single items, and studying how such classifiers work and fail. Which bin a class goes into depends on the town. Not for deciding alone what is burnt, buried or recycled, and not for anything about people.
+Sorting single items by {{ 'photos' if recipe.model else 'words' }}{{ ' and words' if recipe.model and recipe.text }}, and studying how such classifiers work and fail. Which bin a class goes into depends on the town. Not for deciding alone what is burnt, buried or recycled, and not for anything about people.
 
 ## Data
 
@@ -50,7 +50,7 @@ Per class, on the {{ judged }} items:
 
 - The interval is about more photos of the same kind. Photos of another kind, other light, several items at once, dirt, can be far worse: models trained on clean single items are known to drop to half on real waste.
 - {{ sure }}
-- It always names one of its classes, whatever is in the photo.
+- It always names one of its classes, whatever it is {{ 'shown' if recipe.model else 'told' }}.
 
 ## How it was trained
 
@@ -65,7 +65,7 @@ from garbage_clf.use.predict import predict
 predict(Run('{{ name }}'){% if recipe.model %}, ['photo.jpg']{% endif %}{% if recipe.text %}, text='greasy pizza box'{% endif %})
 ```
 
-or without this package: `model.safetensors` holds the tensors{% if recipe.model %}, input is RGB pixels 0..255, `B x 3 x {{ recipe.size }} x {{ recipe.size }}`, and normalisation is the first layer{% endif %}{% if recipe.text %}, words are the token numbers of `tokenizer.json`, filled up with 0{% endif %}. Made with garbage_clf.
+or without this package: `model.safetensors` holds the tensors{% if recipe.model %}, input is RGB pixels 0..255, `B x 3 x {{ recipe.size }} x {{ recipe.size }}`, and normalisation is the first layer{% endif %}{% if recipe.text %}, words are the token numbers of `tokenizer.json`, filled up with 0 (where its own filling has another number, the two are exchanged){% endif %}. Made with garbage_clf.
 """
 
 # %% ../../nbs/56_use.publish.ipynb #4338f1da
@@ -113,7 +113,7 @@ def _markdown(df):
 FILES = ('model.safetensors','recipe.json','labels.json','metrics.json','confusion_matrix.csv','training_stats.csv')
 WITH_WORDS = ('tokenizer.json','text_config.json')
 
-# %% ../../nbs/56_use.publish.ipynb #549072a4
+# %% ../../nbs/56_use.publish.ipynb #572ce346
 def model_folder(
     run:Run, # A finished run
     out:Path|str, # A new folder
@@ -131,7 +131,7 @@ def model_folder(
     if plot.exists(): shutil.copyfile(plot, out/'confusion_matrix.png')
     else: text = text.replace('![confusion matrix](confusion_matrix.png)\n\n', '')
     r,labels = run.recipe,run.labels
-    write_json(out/'config.json', dict(architecture=' + '.join(n for n in (r.model,r.text) if n), num_classes=len(labels['classes']), label_names=labels['classes'], input_size=[3,r.size,r.size], recipe=vars(r)))
+    write_json(out/'config.json', dict(architecture=' + '.join(n for n in (r.model,r.text) if n), num_classes=len(labels['classes']), label_names=labels['classes'], input_size=[3,r.size,r.size] if r.model else None, recipe=vars(r)))
     write_text(out/'README.md', text)
     return out
 
