@@ -80,12 +80,12 @@ def make_head(
     bend,second = nn.SiLU() if head=='swish' else nn.ReLU(),dict(normed=dropout, plain=dropout/2, swish=0)[head]
     return nn.Sequential(*layers(n_features, hidden, dropout), bend, *layers(hidden, n_classes, second))
 
-# %% ../../nbs/20_models.core.ipynb #b33c6d5b
+# %% ../../nbs/20_models.core.ipynb #8b4df0d2
 def seen(
     x:torch.Tensor # Photos, features or token numbers, B x anything
 )->torch.Tensor: # B, True where there is something
     "Which rows of a batch hold anything"
-    return x.flatten(1).any(1)
+    return x.flatten(1).any(1).bool() # `any` of bytes is a byte
 
 # %% ../../nbs/20_models.core.ipynb #08ad6536
 def keep_missing(
