@@ -32,24 +32,29 @@ def _show_metrics(metrics):
             if s in metrics['halves'][half]: print(f'{s:5}  {name}: {metrics_line(metrics["halves"][half][s])}')
     print('\n' + _table(metrics_table(metrics[splits[0]]), index=True))
 
-# %% ../nbs/54_cli.ipynb #47ceeb2c
+# %% ../nbs/54_cli.ipynb #8f0baada
 def _show_predictions(preds, **columns):
     "Predictions as a table, with further columns if there are any"
     import pandas as pd
     def row(p):
         asked = dict(photo=p.image, words=p.text[:40])
-        if p.error: return dict(asked, says=p.error)
+        if p.error: return dict(asked, says='', probability='', sure='', bin='', note=p.error)
         return dict(asked, says=p.label, probability=f'{p.probability:.3f}', sure='yes' if p.sure else 'no', bin=p.bin, note=p.note)
     df = pd.DataFrame([row(p) for p in preds]).assign(**columns)
     print(_table(df[[c for c in df if c not in ('photo','words','note') or (df[c]!='').any()]]))
 
-# %% ../nbs/54_cli.ipynb #31884c82
+# %% ../nbs/54_cli.ipynb #f68ea7bb
+def _columns(text):
+    "What --columns says, as a dict"
+    pairs = [[w.strip() for w in c.split('=', 1)] for c in text.split(',') if c.strip()]
+    if any(len(p)<2 for p in pairs): raise WorkbookError(f'--columns {text!r}: write it as image=NAME,text=NAME')
+    return dict(pairs)
+
+# %% ../nbs/54_cli.ipynb #2c50310a
 def _items(data, corrections, names, photos, columns):
     "Items as the options of a command want them"
     from garbage_clf.data.sources import read_items
-    pairs = [[w.strip() for w in c.split('=', 1)] for c in columns.split(',') if c.strip()]
-    if any(len(p)<2 for p in pairs): raise WorkbookError(f'--columns {columns!r}: write it as image=NAME,text=NAME')
-    return read_items(data, corrections, names, photos, **dict(pairs))
+    return read_items(data, corrections, names, photos, **_columns(columns))
 
 # %% ../nbs/54_cli.ipynb #a54772e3
 def audit(
@@ -204,13 +209,15 @@ def _lines(path):
     if not text.strip(): raise WorkbookError(f'there is no text in {"standard input" if path=="-" else path}')
     return [l.removesuffix('\r') for l in text.removesuffix('\n').split('\n')]
 
-# %% ../nbs/54_cli.ipynb #f0326a73
+# %% ../nbs/54_cli.ipynb #35846e3b
 def predict(
     run:str, # Folder of a run
     *paths:str, # Photos, folders, patterns, tables
     text:str=None, # Words for all photos, or words alone
     texts:str=None, # File with a text a line, - for standard input: one for each photo, or words alone
     json:bool=False, # Print one JSON object an item
+    names:bool=False, # Take missing words from file names
+    columns:str='', # For tables: image=NAME,text=NAME; two columns as one text: text=NAME+NAME
     rules:str=None, # YAML with your town's bins
     device:str='cpu' # auto, cpu, cuda or mps
 ):
@@ -221,7 +228,7 @@ def predict(
     from garbage_clf.train.run import Run
     from garbage_clf.use.predict import Predictor
     preds = []
-    for p in Predictor(Run(run), read_rules(rules) if rules else None, device)(paths, _lines(texts) if texts else text):
+    for p in Predictor(Run(run), read_rules(rules) if rules else None, device)(paths, _lines(texts) if texts else text, names=names, columns=_columns(columns)):
         preds.append(p)
         if json: print(dumps(p.to_dict(), ensure_ascii=False), flush=True)
     if not json: _show_predictions(preds)

@@ -58,7 +58,7 @@ def test_truncated_photo(photos, tmp_path, capsys):
 
 def test_copies_of_one_photo(photos, tmp_path, capsys):
     for p in list((photos/'metal').iterdir())[1:]: p.write_bytes((photos/'metal'/'0.jpg').read_bytes())
-    fails(capsys, "class 'metal' has 1 item (those of one group count once)", 'train', photos, *FAST, '--out', tmp_path/'run')
+    fails(capsys, "class 'metal' has 1 item (those with the same photo or words count once)", 'train', photos, *FAST, '--out', tmp_path/'run')
 
 def test_copies_do_not_straddle(photos, tmp_path, capsys):
     import pandas as pd

@@ -135,7 +135,7 @@ By class. Where the support is small, the figures are mostly luck.
 metrics_table(run.metrics[split])
 """
 
-# %% ../../nbs/46_analysis.report.ipynb #babbb9c2
+# %% ../../nbs/46_analysis.report.ipynb #6cc1e568
 REPORT_REST = """%%
 ## What it is sure of
 
@@ -152,7 +152,7 @@ twins_table(run, split)
 %%
 ## How it learnt
 
-While both losses fall, it learns; when only the training loss falls, it learns the photos by heart.
+While both losses fall, it learns; when only the training loss falls, it learns its items by heart.
 %%
 keep_plot(plot_curves(run), 'learning_curves')
 %%
@@ -219,9 +219,10 @@ def _to_html(nb):
     exporter = HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, **nothing_fetched)
     return exporter.from_notebook_node(nb, dict(metadata=dict(name='report')))[0]
 
-# %% ../../nbs/46_analysis.report.ipynb #0d38018f
-def _sure_text(at):
+# %% ../../nbs/46_analysis.report.ipynb #ec44371f
+def _sure_text(at, alone=None):
     "What the line between sure and not sure means"
+    if alone: return f'{_sure_text(at)} With a photo alone it is sure above {min(alone["image"], 1):.2f}, with words alone above {min(alone["text"], 1):.2f}.'
     if at>1: return 'There are too few validation items, or too many mistakes among them, for this model to be sure of anything.'
     return (f'On the validation items, answers above {at:.2f} were right so often that their true rate is at least 90 %, with '
         '95 % confidence or a little less, since the line was drawn on the same items. The table shows how it held.')
@@ -234,7 +235,7 @@ def _keep_old(path):
     path.rename(free)
     log.info('the report that was there is now %s', free)
 
-# %% ../../nbs/46_analysis.report.ipynb #9b1a0ba2
+# %% ../../nbs/46_analysis.report.ipynb #639951e6
 def report(
     run:Run # A finished run
 )->Path: # `report.html`, with `report.ipynb` and `plots/` beside it
@@ -244,7 +245,7 @@ def report(
     from nbclient.exceptions import CellExecutionError
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
     recipe,split = run.recipe,'test' if 'test' in run.metrics else 'valid'
-    text = (REPORT+(HALVES if 'halves' in run.metrics else '')+REPORT_REST).format(name=recipe.name, about=recipe.about, sure=_sure_text(run.labels['sure_above']), split=split)
+    text = (REPORT+(HALVES if 'halves' in run.metrics else '')+REPORT_REST).format(name=recipe.name, about=recipe.about, sure=_sure_text(run.labels['sure_above'], run.labels.get('sure_above_alone')), split=split)
     cells = [s.strip() for s in text.split('%%\n')]
     nb = new_notebook(cells=[(new_code_cell if i%2 else new_markdown_cell)(s) for i,s in enumerate(cells)])
     here = dict(metadata=dict(path=str(run.path)))

@@ -433,12 +433,12 @@ def audit_page(
 @patch
 def _repr_html_(self:Audit): return audit_page(self, 8)
 
-# %% ../../nbs/12_data.audit.ipynb #9df82757
+# %% ../../nbs/12_data.audit.ipynb #e22d3988
 def _proposals(a):
     "Rows of a corrections table, for one audit"
     for f in a.findings:
         one = f.rows.to_dict('records')
-        if f.kind in BROKEN or f.kind=='nothing there': yield from ((r.get('image'),r.get('text'),r.get('label'),'drop',f.kind) for r in one)
+        if f.kind in BROKEN: yield from ((r.get('image'),r.get('text'),r.get('label'),'drop',f.kind) for r in one)
         if f.kind=='identical, two labels':
             for r in one:
                 yield r['image'],pd.NA,r.get('label'),'drop',f'same file as {short_name(r["image 2"])}, which is {r.get("label 2")}'

@@ -121,16 +121,17 @@ def from_photos(
     items = to_items(dict(image=[str(p) for p in photos]))
     return add_names(items) if names else items
 
-# %% ../../nbs/10_data.sources.ipynb #2e9cd140
-CAMERA = {'whatsapp','img','dsc','dscn','dscf','dcim','pxl','mvimg','image','photo','picture','pic','screenshot','p','scan','untitled','copy'}
+# %% ../../nbs/10_data.sources.ipynb #c463bb4f
+CAMERA = {'whatsapp','wa','signal','telegram','received','download','fb','gopr','gopro','dji','at','am','pm','png','jpg','jpeg','img','dsc','dscn','dscf','dcim','pxl','mvimg','image','photo','picture','pic','screenshot','p','scan','untitled','copy'}
 
-# %% ../../nbs/10_data.sources.ipynb #26dacb4d
+# %% ../../nbs/10_data.sources.ipynb #22f51b2b
 def name_text(
     path:Path|str # A file's name or path
 )->str: # Its words in lower case; '' where it has none
     "The words in a file name"
     stem = unicodedata.normalize('NFC', unquote(re.split(r'[/\\]', str(path))[-1]))
     stem = re.sub(r'\.\w{1,5}$', '', stem)
+    if re.fullmatch(r'[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}', stem): return ''
     words = re.sub(r'[_\-+.()\[\]\s]+', ' ', stem).strip().lower().split()
     while words and (words[-1].isdigit() or words[-1]=='copy'): words.pop()
     if words and not re.fullmatch(r'[0-9a-f]{8,}', words[-1]): words[-1] = re.sub(r'(?<=\D)\d+$', '', words[-1])

@@ -134,11 +134,12 @@ def folds(
     part = deal(items, {str(i): 1/k for i in range(k)}, seed)
     return [items.assign(split=part.eq(str(i)).map({True:'test', False:'train'}).astype('string')) for i in range(k)]
 
-# %% ../../nbs/12_data.splits.ipynb #5aa2f088
+# %% ../../nbs/12_data.splits.ipynb #ce2f130c
 def check_trainable(
     items:pd.DataFrame # With labels; with or without a split
 ):
     "Refuse items that no classifier can be trained and judged on"
+    if items.label.isna().all(): raise WorkbookError('no item has a label: name the column that holds it, on the command line with --columns label=NAME')
     if items.label.isna().any():
         raise WorkbookError(f'{items.label.isna().sum()} of {len(items)} items have no label: remove them or fill them in')
     n = _groups(items).groupby(items.label).nunique()
@@ -146,7 +147,7 @@ def check_trainable(
     if len(n)<2: raise WorkbookError(f'only one class ({", ".join(n.index)}): a classifier needs at least two')
     if few<3:
         raise WorkbookError(
-            f'class {least!r} has {few} item{"s"*(few>1)} (those of one group count once): it needs at least 3, one each '
+            f'class {least!r} has {few} item{"s"*(few>1)} (those with the same photo or words count once): it needs at least 3, one each '
             'to train, to choose and to judge; add some or leave the class out')
     if items.split.isna().any(): return
     lost = sorted(set(n.index) - set(items.label[items.split=='train']))

@@ -32,7 +32,7 @@ def takes(
     "What a recipe's model takes"
     return [half for half,name in (('image',recipe.model),('text',recipe.text)) if name]
 
-# %% ../../nbs/32_train.inputs.ipynb #02b42348
+# %% ../../nbs/32_train.inputs.ipynb #50f25d5d
 def need_halves(
     items:pd.DataFrame, # To be trained on or judged
     halves:list[str], # From `takes`
@@ -44,13 +44,14 @@ def need_halves(
     if len(halves)==1:
         half,word = halves[0],dict(image='photo', text='text')[halves[0]]
         n = int((~there[half]).sum())
-        if n: raise WorkbookError(f'{n} of {len(items)} items have no {word}: {half} recipes need one for each')
+        other = dict(image='for words alone choose bow or text-transformer-frozen', text='--names reads words from file names, and for photos alone choose mobilenet-frozen')[half]
+        if n: raise WorkbookError(f'{n} of {len(items)} items have no {word}: {half} recipes need one for each ({other})')
         return
     none = int((~there['image']&~text).sum())
     if none: raise WorkbookError(f'{none} of {len(items)} items have neither a photo nor a text: remove them')
     for half,word in (('image','photo'),('text','text')):
         n = int((~there[half]).sum())
-        if n==len(items) and train: raise WorkbookError(f'no item has a {word}: choose a recipe that takes {dict(image="words", text="photos")[half]} alone')
+        if n==len(items) and train: raise WorkbookError(f'no item has a {word}: choose a recipe that takes {dict(image="words alone", text="photos alone, or read words from file names with --names")[half]}')
         if n: log.warning('%d of %d items have no %s: the other half has to do', n, len(items), word)
 
 # %% ../../nbs/32_train.inputs.ipynb #2930b3f5

@@ -6,8 +6,9 @@
 __all__ = ['RECIPES', 'KINDS', 'LIMITS', 'CHOICES', 'OWN', 'PACKAGES', 'Recipe', 'recipes_table', 'change', 'save_recipe',
            'load_recipe', 'get_recipe']
 
-# %% ../../nbs/30_train.recipes.ipynb #6b82c3d0
+# %% ../../nbs/30_train.recipes.ipynb #527d5041
 import json, re
+from difflib import get_close_matches
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -73,7 +74,7 @@ _whole = dict(frozen=False, epochs=40, tta=2, lr=2e-3, weight_decay=.05, hidden=
 _words = dict(model='', pretrained=False, frozen=False, early_lr=1., head='plain', hidden=0, monitor='valid_accuracy')
 _scratch = dict(pretrained=False, frozen=False, early_lr=1., head='plain', monitor='valid_accuracy')
 
-# %% ../../nbs/30_train.recipes.ipynb #0f02540f
+# %% ../../nbs/30_train.recipes.ipynb #5e63abe8
 RECIPES = {r.name: r for r in [
     Recipe('mobilenet-frozen', 'A head on the features of a frozen MobileNetV2: a model in a minute on a laptop', 'mobilenet_v2'),
     Recipe('efficientnet-lite0-frozen', 'A head on the features of a frozen EfficientNet-Lite0, whose weights come with the package: works offline', 'efficientnet_lite0'),
@@ -107,7 +108,7 @@ RECIPES = {r.name: r for r in [
         **dict(_words, pretrained=True, frozen=True, head='normed', hidden=256)),
     Recipe('multimodal', 'System A: a photo and words, all of MobileNetV2 and of DistilBERT', 'mobilenet_v2', text='distilbert-base-uncased', pooling='cls', fusion='concat',
         frozen=False, epochs=8, schedule='constant', lr=1e-5, early_lr=1., weight_decay=.01, dropout=0., augment='A', monitor='valid_accuracy'),
-    Recipe('multimodal-fast', 'A photo, words, or both: a gate on a frozen EfficientNet-Lite0 and a frozen MiniLM, in a minute on a laptop', 'efficientnet_lite0', text='minilm',
+    Recipe('multimodal-fast', 'A photo, words, or both: a gate on a frozen EfficientNet-Lite0 and an encoder of words, MiniLM unless you say otherwise, in a minute on a laptop', 'efficientnet_lite0', text='minilm',
         drop_half=.2, epochs=30, lr=1e-3)]}
 
 # %% ../../nbs/30_train.recipes.ipynb #5cbe8234
@@ -137,12 +138,16 @@ LIMITS = dict(size=(32,2048), epochs=(1,10_000), head_epochs=(0,10_000), batch_s
 CHOICES = dict(optimizer=('adamw','adam','sgd','adadelta'), schedule=('one-cycle','cosine','warmup-steps','plateau','constant'), head=HEADS, loss=('cross-entropy','focal'),
     augment=tuple(AUGMENTATIONS), mix=('none','mixup','cutmix'), monitor=('valid_loss','valid_accuracy'), tokens=('words','bpe'), pooling=POOLINGS, fusion=tuple(FUSIONS))
 
-# %% ../../nbs/30_train.recipes.ipynb #9c578502
+# %% ../../nbs/30_train.recipes.ipynb #99153c1f
+OWN = ('bow','lstm','tfidf') # Encoders of words that are trained from nothing
+
+# %% ../../nbs/30_train.recipes.ipynb #feab216a
 def _check(name, value):
     "An error, if a field cannot have a value"
     lo,hi = LIMITS.get(name, (value,value))
     if not isinstance(value, bool) and not lo<=value<=hi: raise WorkbookError(f'{name} {value} is out of range: choose {lo} to {hi}')
     if name in CHOICES: choose(value, CHOICES[name], name)
+    if name=='text' and value not in (*OWN,'minilm') and '/' not in value and get_close_matches(value, (*OWN,'minilm')): choose(value, (*OWN,'minilm'), 'encoder of words')
     lo,_,hi = value.partition('..') if name=='class_weights' else ('','','')
     if lo and hi and re.fullmatch(r'[\d.]+', lo+hi) and not 0<float(lo)<=float(hi): raise WorkbookError(f'class_weights {value}: the first end is above 0 and not above the second')
     if name=='class_weights' and not re.fullmatch(r'none|balanced|\d*\.?\d+\.\.\d*\.?\d+', value): raise WorkbookError(f'class_weights {value!r} is not known: choose none, balanced, or a range as 0.7..1.6')
@@ -163,9 +168,6 @@ def change(
     new = replace(recipe, **new)
     _check_together(new)
     return new
-
-# %% ../../nbs/30_train.recipes.ipynb #99153c1f
-OWN = ('bow','lstm','tfidf') # Encoders of words that are trained from nothing
 
 # %% ../../nbs/30_train.recipes.ipynb #eedff9ca
 def _moot(r):

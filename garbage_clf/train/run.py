@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Run', 'load_model', 'results_table', 'results_metrics', 'find_lr', 'fit', 'judge', 'evaluate']
 
-# %% ../../nbs/33_train.run.ipynb #0a4ce022
+# %% ../../nbs/33_train.run.ipynb #8784a6f6
 import hashlib, json, shutil, time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -19,6 +19,7 @@ from ..analysis.metrics import classification_metrics, confusion, sure_above
 from ..core import WorkbookError, hold_memory, in_notebook, log, log_to, pick_device, seed_everything, write_json, write_tensors, write_text
 from ..data.augment import AUGMENTATIONS
 from ..data.duplicates import group_duplicates
+from ..data.pixels import photo_digests
 from ..data.sources import COLUMNS
 from ..data.text import Halves
 from ..data.splits import check_trainable, split
@@ -27,11 +28,12 @@ from ..models.features import forward_views
 from .inputs import Words, build, learn_words, load_words, need_halves, only, raw_inputs, save_words, takes, trained_inputs
 from .recipes import OWN, Recipe, change, load_recipe, save_recipe
 
-# %% ../../nbs/33_train.run.ipynb #55258e58
+# %% ../../nbs/33_train.run.ipynb #2efb9ab2
 class Run:
     "The folder that one training leaves"
     def __init__(self, path:'str|Path|Run'): # A folder with `recipe.json` and `model.safetensors`
         self.path = Path(getattr(path, 'path', path))
+        if not self.path.is_dir(): raise WorkbookError(f'no run at {path}: check the path')
         missing = [f for f in ('recipe.json','labels.json','model.safetensors') if not (self.path/f).is_file()]
         if missing: raise WorkbookError(f'{path} is not a finished run: it has no {missing[0]}')
 
@@ -389,19 +391,21 @@ def fit(
         log.info('written to %s', out)
     return Run(out)
 
-# %% ../../nbs/33_train.run.ipynb #15eee13a
+# %% ../../nbs/33_train.run.ipynb #c210f9ed
 def _held_out(run, items):
     "The items of a table that a run can be judged on"
-    divided = items.split.notna().any()
     items = items.assign(split=items.split.fillna('test'))
     held = items[items.split!='train'] if (items.split!='train').any() else items.assign(split='test')
     used = run.items[run.items.split=='train']
-    trained = held.image.notna() & held.image.isin(used.image)
-    if not divided: trained |= held.image.isna() & held.text.isin(used.text)
+    known = set(photo_digests(used.image.dropna()))-{''}
+    trained = held.image.isin(used.image.dropna()) | pd.Series([d in known for d in photo_digests(held.image.fillna(''))], held.index)
     if trained.any(): log.warning('%d of %d items are left out: the run was trained on them', trained.sum(), len(held))
     if trained.all(): raise WorkbookError('the run was trained on all of these items: judge it on others')
     held = held[~trained]
-    odd = held.label[~held.label.isin(run.labels['classes'])].fillna('missing')
+    words = held.image.isna() & held.text.isin(used.text.dropna())
+    if words.any(): log.warning('%d of %d items have no photo, and words that the run was trained on: it knows their answers', words.sum(), len(held))
+    if held.label.isna().any(): raise WorkbookError(f'{held.label.isna().sum()} of {len(held)} items have no label to judge by: name the column that holds it, on the command line with --columns label=NAME')
+    odd = held.label[~held.label.isin(run.labels['classes'])]
     if len(odd):
         raise WorkbookError(f'label {odd.iloc[0]!r} is not one of the classes of this run ({", ".join(run.labels["classes"])})')
     return held

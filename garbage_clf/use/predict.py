@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['expand', 'asked', 'Prediction', 'bins_of', 'Predictor', 'predict']
 
-# %% ../../nbs/50_use.predict.ipynb #249f9be0
+# %% ../../nbs/50_use.predict.ipynb #53a8f2da
 import glob, math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..bins import read_rules, to_bin
 from ..core import WorkbookError, log, pick_device
 from ..data.images import load_pixels
-from ..data.sources import READERS, find_photos, from_table
+from ..data.sources import READERS, add_names, find_photos, from_table
 from ..data.text import has_words
 from ..train.inputs import raw_inputs
 from ..train.run import Run, judge, load_model
@@ -31,15 +31,18 @@ def expand(
         return sorted(glob.glob(p, recursive=True)) or [p] if glob.has_magic(p) and not Path(p).exists() else [p]
     return [f for p in paths for f in one(str(p))]
 
-# %% ../../nbs/50_use.predict.ipynb #97a4b626
+# %% ../../nbs/50_use.predict.ipynb #784955a4
 def asked(
     paths=(), # Photos, folders, patterns, and tables with photos, texts or both
-    text=None # Words for all photos, a list with a text for each, or words alone; rows of tables keep their own
+    text=None, # Words for all photos, a list with a text for each, or words alone; rows of tables keep their own
+    names:bool=False, # Take missing texts from file names
+    columns:dict=None # For tables: image=, text=: which column holds it
 )->pd.DataFrame: # image, text; one row an answer, in order
     "What is to be predicted, row by row"
     def one(p):
-        if Path(str(p)).suffix.lower() in READERS: return from_table(p)[['image','text']]
-        return pd.DataFrame(dict(image=expand([p]), text=None), dtype='string')
+        if Path(str(p)).suffix.lower() in READERS: rows = from_table(p, **(columns or {}))[['image','text']]
+        else: rows = pd.DataFrame(dict(image=expand([p]), text=None), dtype='string')
+        return add_names(rows) if names else rows
     rows = pd.concat([one(p) for p in paths], ignore_index=True) if len(paths) else pd.DataFrame(dict(image=[], text=[]), dtype='string')
     if text is None: return rows
     texts = [text]*max(len(rows), 1) if isinstance(text, str) else list(text)
@@ -85,7 +88,7 @@ def _lacks(row, halves):
     if any(has[h] for h in halves): return ''
     return {('image',):'no photo, and this run takes photos', ('text',):'no words, and this run takes words'}.get(tuple(halves), 'neither a photo nor words')
 
-# %% ../../nbs/50_use.predict.ipynb #94f30d7f
+# %% ../../nbs/50_use.predict.ipynb #c2a4c0a8
 class Predictor:
     "A run's model, ready for items"
     def __init__(self,
@@ -101,14 +104,15 @@ class Predictor:
     def __call__(self,
         paths=(), # Photos, folders, patterns and tables
         text=None, # Words for all of them, one for each, or alone
-        block:int=64 # Items decoded and judged at a time
+        block:int=64, # Items decoded and judged at a time
+        **kw # `names` and `columns` of `asked`
     ): # Yields one `Prediction` an item, in order
         "Predictions for photos, words, or both"
-        rows = asked(paths, text)
+        rows = asked(paths, text, **kw)
         self._check(rows, text)
         for i in range(0, len(rows), block): yield from self._block(rows[i:i+block].reset_index(drop=True))
 
-# %% ../../nbs/50_use.predict.ipynb #68a42b5c
+# %% ../../nbs/50_use.predict.ipynb #33ad388f
 @patch
 def _check(self:Predictor, rows, text):
     "An error, if words or photos are given to a run that cannot take them; a line, if a table has more than it takes"
@@ -122,8 +126,9 @@ def _check(self:Predictor, rows, text):
 def _block(self:Predictor, rows):
     "Predictions for a few rows"
     errors = {i: e for i,r in rows.iterrows() if (e := _lacks(r, self.halves))}
+    known = rows.assign(text=rows.text.mask(self._nothing_said(rows))) # Words that it does not know are no words to it
     def inputs():
-        there = rows.drop(index=list(errors))
+        there = known.drop(index=list(errors))
         return there,*raw_inputs(there, self.run.recipe, self.run.words, load_pixels)
     there,x,bad = inputs()
     if bad:
@@ -131,6 +136,12 @@ def _block(self:Predictor, rows):
         there,x,_ = inputs()
     probs = dict(zip(there.index, judge(self.run, self.model, x, self.device) if len(there) else []))
     return [self._error(r, errors[i]) if i in errors else self._one(r, probs[i]) for i,r in rows.iterrows()]
+
+@patch
+def _nothing_said(self:Predictor, rows):
+    "Rows with a photo whose words are all unknown to a run that takes both"
+    if len(self.halves)<2: return pd.Series(False, rows.index)
+    return rows.image.notna() & pd.Series([has_words(t) and bool(self._unknown(t)) for t in rows.text], rows.index, dtype=bool)
 
 @patch
 def _error(self:Predictor, row, why): return Prediction(row.image if pd.notna(row.image) else '', row.text if pd.notna(row.text) else '', error=why)
