@@ -84,21 +84,24 @@ def halves_table(
     line = lambda m: dict(items=m['n'], right=m['accuracy'], **dict(zip(('from','to'), m['accuracy_ci'])), **{c: v['recall'] for c,v in m['per_class'].items()})
     return pd.DataFrame({k: line(m) for k,m in rows.items()}).T.round(3).astype({'items':int})
 
-# %% ../../nbs/46_analysis.report.ipynb #4e0099aa
+# %% ../../nbs/46_analysis.report.ipynb #5cb0f61f
 def plot_halves(
     run:Run, # A finished run that takes photos and words
     split:str='test' # 'test' or 'valid'
 )->plt.Figure:
     "Share right of each class, by photos alone, words alone, and both"
     t = halves_table(run, split)
-    classes = list(t.columns[4:])
+    classes,m = list(t.columns[4:]),{'both':run.metrics[split], 'photos alone':run.metrics['halves']['image'].get(split), 'words alone':run.metrics['halves']['text'].get(split)}
+    support = {name: [m[name]['per_class'][c]['support'] for c in classes] for name in t.index}
     fig,ax = plt.subplots(figsize=(1.4+1.1*len(classes),2.6), constrained_layout=True)
     for i,(name,colour) in enumerate({'photos alone':'#94a3b8', 'words alone':'#d08770', 'both':'#2f5d8a'}.items()):
         if name not in t.index: continue
-        ax.bar([k+.27*(i-1) for k in range(len(classes)+1)], 100*t.loc[name, [*classes,'right']], .25, label=name, color=colour)
-    support = {c: v['support'] for c,v in run.metrics[split]['per_class'].items()}
-    ax.set_xticks(range(len(classes)+1), [*(f'{c}\nn = {support[c]:.0f}' for c in classes), f'all\nn = {t["items"]["both"]}'], fontsize=8)
-    ax.set(ylabel='right, %', ylim=(0,100), title=f'What words add to photos ({split})')
+        share,n = t.loc[name, [*classes,'right']].astype(float),[*support[name],t['items'][name]]
+        ends = [wilson(round(p*k), int(k)) if k else (p,p) for p,k in zip(share, n)]
+        ax.bar([k+.27*(i-1) for k in range(len(n))], 100*share, .25, label=name, color=colour,
+            yerr=[[100*max(p-lo, 0) for p,(lo,_) in zip(share, ends)],[100*max(hi-p, 0) for p,(_,hi) in zip(share, ends)]], error_kw=dict(lw=.8, ecolor='#333'))
+    ax.set_xticks(range(len(classes)+1), [f'{c}\nn = {k:.0f}' for c,k in zip([*classes,'all'], [*support['both'],t['items']['both']])], fontsize=8)
+    ax.set(ylabel='right, %', ylim=(0,103), title=f'What words add to photos ({split}; 95 % intervals)')
     ax.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1,1))
     sns.despine()
     return fig

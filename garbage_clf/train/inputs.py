@@ -6,7 +6,7 @@
 __all__ = ['takes', 'need_halves', 'Words', 'learn_words', 'save_words', 'load_words', 'build', 'raw_inputs', 'only',
            'trained_inputs']
 
-# %% ../../nbs/32_train.inputs.ipynb #c589b9d4
+# %% ../../nbs/32_train.inputs.ipynb #5f54310b
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import nn
 
 from ..core import WorkbookError, atomic, log, write_json
 from ..data.pixels import Pixels, on_device, photo_pixels
-from ..data.text import Halves, Tokens, encode, has_words, pad, train_tokenizer
+from ..data.text import Halves, Tokens, encode, has_words, pad, train_tokenizer, unknown
 from ..models.bow import BagOfWords, TextClassifier, idf
 from ..models.core import FROM_SCRATCH, build_model, make_backbone, make_head
 from ..models.features import photo_features
@@ -142,7 +142,14 @@ def _photos(paths, size, read):
     out[torch.from_numpy(at>=0)] = x
     return out,bad
 
-# %% ../../nbs/32_train.inputs.ipynb #a998d498
+# %% ../../nbs/32_train.inputs.ipynb #1dbed0b2
+def _tokens(items, recipe, words):
+    "Token numbers of items; none where no word is known and there is a photo to go by"
+    rows = encode(words.tok, items.text)
+    if recipe.model: rows = [[] if strange and pd.notna(p) else r for r,strange,p in zip(rows, unknown(words.tok, items.text), items.image)]
+    return Tokens(pad(rows))
+
+# %% ../../nbs/32_train.inputs.ipynb #a01f1e94
 def raw_inputs(
     items:pd.DataFrame, # Any, with or without labels
     recipe:Recipe, # Says which halves, and the size of photos
@@ -154,7 +161,7 @@ def raw_inputs(
     if recipe.model:
         x,bad = _photos(items.image, recipe.size, read)
         parts.append(x)
-    if recipe.text: parts.append(Tokens(pad(encode(words.tok, items.text))))
+    if recipe.text: parts.append(_tokens(items, recipe, words))
     return parts[0] if len(parts)==1 else Halves(*parts),bad
 
 # %% ../../nbs/32_train.inputs.ipynb #e86fe542
@@ -177,7 +184,7 @@ def _features(items, backbone, recipe, device):
     out[torch.from_numpy(there)] = f
     return out,bad
 
-# %% ../../nbs/32_train.inputs.ipynb #2c9d9521
+# %% ../../nbs/32_train.inputs.ipynb #2fb8ba0a
 def _frozen(items, model, recipe, words, device):
     "What is behind the frozen parts, and features"
     from garbage_clf.models.transformer import text_features
@@ -186,7 +193,7 @@ def _frozen(items, model, recipe, words, device):
         f,bad = _features(items, model.backbone, recipe, device)
         parts.append(f.to(device))
     if recipe.text:
-        tokens = Tokens(pad(encode(words.tok, items.text)))
+        tokens = _tokens(items, recipe, words)
         if recipe.text in OWN: encoder = model.encoder
         else: tokens = text_features(model.encoder, tokens, device, recipe.batch_size)
         parts.append(tokens.to(device))

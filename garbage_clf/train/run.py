@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Run', 'load_model', 'results_table', 'results_metrics', 'find_lr', 'fit', 'judge', 'evaluate']
 
-# %% ../../nbs/33_train.run.ipynb #8784a6f6
-import hashlib, json, shutil, time
+# %% ../../nbs/33_train.run.ipynb #ac20a7e6
+import hashlib, json, os, shutil, time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import cached_property
@@ -391,14 +391,22 @@ def fit(
         log.info('written to %s', out)
     return Run(out)
 
-# %% ../../nbs/33_train.run.ipynb #c210f9ed
+# %% ../../nbs/33_train.run.ipynb #0448332c
+def _copies(photos, others):
+    "Which photos are there among others, byte for byte; only files of equal size are read"
+    size = lambda paths: paths.map(lambda p: os.path.getsize(p) if pd.notna(p) and os.path.isfile(p) else -1).astype(int)
+    a,b = size(photos),size(others)
+    a,b = (photos[a.isin(b) & (a>=0)],others[b.isin(a) & (b>=0)])
+    known = set(photo_digests(b))
+    return pd.Series(photos.index.isin(a.index[[d in known for d in photo_digests(a)]]), photos.index)
+
+# %% ../../nbs/33_train.run.ipynb #402da1a0
 def _held_out(run, items):
     "The items of a table that a run can be judged on"
     items = items.assign(split=items.split.fillna('test'))
     held = items[items.split!='train'] if (items.split!='train').any() else items.assign(split='test')
     used = run.items[run.items.split=='train']
-    known = set(photo_digests(used.image.dropna()))-{''}
-    trained = held.image.isin(used.image.dropna()) | pd.Series([d in known for d in photo_digests(held.image.fillna(''))], held.index)
+    trained = held.image.isin(used.image.dropna()) | _copies(held.image, used.image)
     if trained.any(): log.warning('%d of %d items are left out: the run was trained on them', trained.sum(), len(held))
     if trained.all(): raise WorkbookError('the run was trained on all of these items: judge it on others')
     held = held[~trained]
