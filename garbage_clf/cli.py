@@ -76,7 +76,7 @@ def audit(
     if strict and n: raise WorkbookError(f'{n} finding{"s"*(n>1)} above a note')
     return found
 
-# %% ../nbs/54_cli.ipynb #d9cba0ae
+# %% ../nbs/54_cli.ipynb #a715ae13
 def split(
     data:str, # As for `audit`
     out:str='items.csv', # The CSV to write; `train` takes it as DATA
@@ -90,7 +90,7 @@ def split(
     photos:str=None, # As for `audit`
     columns:str='' # As for `audit`
 ):
-    "Write data with groups and a split as CSV, without what cannot be read"
+    "Write data with groups and a split as CSV, without what cannot be trained on"
     import pandas as pd
     from garbage_clf.data.audit import audit as look, broken
     from garbage_clf.data.duplicates import contradictory

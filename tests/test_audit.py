@@ -5,7 +5,7 @@ import numpy as np, pandas as pd, pytest
 from PIL import Image
 
 from garbage_clf.cli import main
-from garbage_clf.core import WorkbookError
+from garbage_clf.core import WorkbookError, write_text
 from garbage_clf.data.audit import audit, broken
 from garbage_clf.data.corrections import correct, read_corrections
 from garbage_clf.data.sample import sample_items
@@ -103,6 +103,12 @@ def test_splits_texts_and_columns():
     assert kinds(split=np.where(label=='real', base['split'], 'test'))=={'class missing in train','class missing in valid','unequal splits'}
     assert kinds(label=['one']*400)=={'one class'}
     assert kinds(label=[pd.NA]*400)=={'no labels'}
+
+def test_split_leaves_out_what_has_no_label(tmp_path):
+    write_text(tmp_path/'t.csv', pd.DataFrame(dict(text=[f'word {i} of {i%7}' for i in range(40)]+[''], label=['a','b']*19+[None]*3)).to_csv(index=False))
+    assert main(['split', str(tmp_path/'t.csv'), '--out', str(tmp_path/'items.csv')])==0
+    assert len(from_table(tmp_path/'items.csv'))==38 and from_table(tmp_path/'items.csv').label.notna().all()
+    assert pd.read_csv(tmp_path/'items.left-out.csv').reason.tolist()==['no label','no label','nothing there']
 
 def test_what_photos_carry(tmp_path):
     "One class came as PNG, the other as JPEG: a model may learn that"

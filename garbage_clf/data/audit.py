@@ -477,10 +477,12 @@ def save(self:Audit,
     if mine.exists(): log.warning('%s is there already, perhaps edited: it stays, the new proposal is in %s', mine, proposal)
     write_text(proposal, self.corrections().to_csv(index=False))
 
-# %% ../../nbs/12_data.audit.ipynb #5823ea64
+# %% ../../nbs/12_data.audit.ipynb #6d2e4f84
 def broken(
     result:Audit # What was found
 )->pd.DataFrame: # The items that cannot be used, with the reason, and their index
     "Items that no training can use"
-    rows = [f.rows.assign(reason=f.kind)[['reason']] for f in result.findings if f.kind in (*BROKEN, 'nothing there')]
-    return result.items[[]].join(pd.concat(rows)).dropna() if rows else result.items[:0].assign(reason='')[['reason']]
+    rows = [f.rows.assign(reason=f.kind)[['reason']] for f in result.findings if f.kind in (*BROKEN, 'nothing there', 'no label')]
+    if not rows: return result.items[:0].assign(reason='')[['reason']]
+    found = pd.concat(rows)
+    return result.items[[]].join(found[~found.index.duplicated()]).dropna()
