@@ -997,6 +997,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'garbage_clf/train/schedules.py'),
                                              'garbage_clf.train.schedules._rest': ( 'train.schedules.html#_rest',
                                                                                     'garbage_clf/train/schedules.py'),
+                                             'garbage_clf.train.schedules.batch_norms': ( 'train.schedules.html#batch_norms',
+                                                                                          'garbage_clf/train/schedules.py'),
                                              'garbage_clf.train.schedules.frozen_layers': ( 'train.schedules.html#frozen_layers',
                                                                                             'garbage_clf/train/schedules.py'),
                                              'garbage_clf.train.schedules.plateau': ( 'train.schedules.html#plateau',

@@ -18,7 +18,7 @@ from ..models.core import FROM_SCRATCH, HEADS, choose
 from ..models.multimodal import FUSIONS
 from ..models.transformer import POOLINGS
 
-# %% ../../nbs/30_train.recipes.ipynb #b691dd7d
+# %% ../../nbs/30_train.recipes.ipynb #7798a414
 @dataclass(frozen=True)
 class Recipe:
     "Every choice of one training"
@@ -32,6 +32,7 @@ class Recipe:
     epochs:int=20 # Passes over the training items
     head_epochs:int=0 # Of these, the first with the backbone at rest
     unfreeze_from:str='' # Afterwards, where the backbone begins to be trained: a layer, a share as '25%', or '' for all
+    freeze_norms:bool=False # Batch norms of a pretrained backbone stay as they came, in all epochs
     batch_size:int=64 # Items a step
     accumulate:int=1 # Batches whose gradients are added up for one step of the optimizer
     optimizer:str='adamw' # One of `OPTIMIZERS`: adamw, adam, sgd, adadelta
@@ -74,7 +75,7 @@ _whole = dict(frozen=False, epochs=40, tta=2, lr=2e-3, weight_decay=.05, hidden=
 _words = dict(model='', pretrained=False, frozen=False, early_lr=1., head='plain', hidden=0, monitor='valid_accuracy')
 _scratch = dict(pretrained=False, frozen=False, early_lr=1., head='plain', monitor='valid_accuracy')
 
-# %% ../../nbs/30_train.recipes.ipynb #5e63abe8
+# %% ../../nbs/30_train.recipes.ipynb #f2e0cb29
 RECIPES = {r.name: r for r in [
     Recipe('mobilenet-frozen', 'A head on the features of a frozen MobileNetV2: a model in a minute on a laptop', 'mobilenet_v2'),
     Recipe('efficientnet-lite0-frozen', 'A head on the features of a frozen EfficientNet-Lite0, whose weights come with the package: works offline', 'efficientnet_lite0'),
@@ -84,7 +85,7 @@ RECIPES = {r.name: r for r in [
     Recipe('resnet50-frozen', 'System D as it was run: a dense layer of 256 on a frozen ResNet50, Adam, ten epochs', 'resnet50', epochs=10, batch_size=32,
         optimizer='adam', schedule='constant', lr=1e-3, weight_decay=0., head='plain', dropout=0., views=1, monitor='valid_accuracy'),
     Recipe('efficientnet-two-stage', 'System B as promised: EfficientNet-B0, a head first, then the rest from a quarter of its layers on', 'efficientnet_b0', frozen=False,
-        epochs=30, head_epochs=8, unfreeze_from='25%', batch_size=32, optimizer='adam', schedule='cosine', lr=1e-5, head_lr=1e-3, early_lr=1., weight_decay=0., l2=1e-5,
+        epochs=30, head_epochs=8, unfreeze_from='25%', freeze_norms=True, batch_size=32, optimizer='adam', schedule='cosine', lr=1e-5, head_lr=1e-3, early_lr=1., weight_decay=0., l2=1e-5,
         head='swish', hidden=192, dropout=.35, label_smoothing=.05, class_weights='0.7..1.6', augment='B', mix='mixup', patience=6, tta=5),
     Recipe('cnn-5', 'System C as promised: five double blocks from nothing', 'cnn_5', size=200, epochs=100, batch_size=32, optimizer='adam', schedule='warmup-steps',
         lr=1e-3, weight_decay=1e-4, clip=1., hidden=128, dropout=.15, label_smoothing=.1, augment='C', **_scratch),
@@ -169,11 +170,11 @@ def change(
     _check_together(new)
     return new
 
-# %% ../../nbs/30_train.recipes.ipynb #eedff9ca
+# %% ../../nbs/30_train.recipes.ipynb #d4d58624
 def _moot(r):
     "A field that is set and means nothing to a recipe, and to what"
     changed = lambda **plain: next((k for k,v in plain.items() if getattr(r, k)!=v), None)
-    if r.frozen and (k := changed(head_epochs=0, unfreeze_from='', augment='none', erase=0, mix='none')):
+    if r.frozen and (k := changed(head_epochs=0, unfreeze_from='', freeze_norms=False, augment='none', erase=0, mix='none')):
         return f'{k} means nothing to a frozen network, whose features are computed once: choose frozen=false, or views=3 for augmented views'
     if not r.model and (k := changed(gray=False, augment='none', erase=0, mix='none', tta=1, drop_half=0)): return f'{k} is for photos, and this recipe takes words alone'
     if not r.text and (k := changed(drop_half=0)): return f'{k} is for photos with words, and this recipe takes photos alone'

@@ -100,14 +100,14 @@ def results_metrics(
     cols = [f'probability_{c}' for c in classes]
     return {s: classification_metrics(df.actual, df[cols], classes) for s in ('test','valid') if len(df := results[results.split==s])}
 
-# %% ../../nbs/33_train.run.ipynb #5b31f444
+# %% ../../nbs/33_train.run.ipynb #eece0590
 def _callbacks(recipe, n_classes, device):
     "What a recipe asks for beside the loop"
     from garbage_clf.train.callbacks import Augment, Autocast, EpochStats, KeepBest, PickView, StepGraph
     from garbage_clf.train.regularize import L2, Accumulate, Blot, Clip, DropHalf, Ema, Mix, Patience
     from garbage_clf.train.schedules import Stages
     r,cbs = recipe,[KeepBest(monitor=recipe.monitor, min_delta=0),EpochStats()]
-    if not r.frozen: cbs.append(Stages(r.head_epochs, r.unfreeze_from))
+    if not r.frozen: cbs.append(Stages(r.head_epochs, r.unfreeze_from, r.freeze_norms and r.pretrained))
     if not r.frozen and (r.model or r.text not in OWN): cbs.append(Autocast())
     if r.frozen and r.model: cbs.append(PickView(r.views))
     if r.augment!='none': cbs.append(Augment(AUGMENTATIONS[r.augment]))
