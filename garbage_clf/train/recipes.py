@@ -170,13 +170,13 @@ def change(
     _check_together(new)
     return new
 
-# %% ../../nbs/30_train.recipes.ipynb #d4d58624
+# %% ../../nbs/30_train.recipes.ipynb #500d7007
 def _moot(r):
     "A field that is set and means nothing to a recipe, and to what"
     changed = lambda **plain: next((k for k,v in plain.items() if getattr(r, k)!=v), None)
     if r.frozen and (k := changed(head_epochs=0, unfreeze_from='', freeze_norms=False, augment='none', erase=0, mix='none')):
         return f'{k} means nothing to a frozen network, whose features are computed once: choose frozen=false, or views=3 for augmented views'
-    if not r.model and (k := changed(gray=False, augment='none', erase=0, mix='none', tta=1, drop_half=0)): return f'{k} is for photos, and this recipe takes words alone'
+    if not r.model and (k := changed(gray=False, freeze_norms=False, augment='none', erase=0, mix='none', tta=1, drop_half=0)): return f'{k} is for photos, and this recipe takes words alone'
     if not r.text and (k := changed(drop_half=0)): return f'{k} is for photos with words, and this recipe takes photos alone'
     if r.text and (k := changed(mix='none')): return f'{k} is for photos alone: words cannot be mixed'
     if r.text not in ('bow','tfidf') and (k := changed(pairs=0)): return f'{k} is for bow and tfidf'
