@@ -337,7 +337,7 @@ def _log_to_terminal(level):
     log.handlers[:] = [handler]
     log.setLevel(level)
 
-# %% ../nbs/54_cli.ipynb #7ecc2c5f
+# %% ../nbs/54_cli.ipynb #52ef5d4b
 def main(
     argv=None # Words after `garbage-clf`; none for those of the terminal
 )->int: # Exit code
@@ -355,5 +355,8 @@ def main(
     except (WorkbookError,OSError) as e:
         if debug: raise
         return print(f'error: {" ".join(str(e).split())}', file=sys.stderr) or 1
+    except RuntimeError as e:
+        if debug or type(e).__name__!='OutOfMemoryError' and "can't allocate memory" not in str(e): raise
+        return print('error: there is not enough memory: close what else uses it, take --device cpu, or a smaller --size where there is one', file=sys.stderr) or 1
     except KeyboardInterrupt: return print('stopped', file=sys.stderr) or 130
     return 0

@@ -6,7 +6,7 @@
 __all__ = ['REPORT', 'REPORT_REST', 'HALVES', 'plot_curves', 'sure_table', 'twins_table', 'halves_table', 'plot_halves',
            'keep_plot', 'report']
 
-# %% ../../nbs/46_analysis.report.ipynb #a5513aad
+# %% ../../nbs/46_analysis.report.ipynb #ca5e007f
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,6 +17,7 @@ from .confusion import of_split
 from .metrics import wilson
 from ..core import WorkbookError, log, write_text
 from ..data.splits import leaking
+from ..train.recipes import as_command
 from ..train.run import Run
 
 # %% ../../nbs/46_analysis.report.ipynb #5f654cae
@@ -238,7 +239,7 @@ def _keep_old(path):
     path.rename(free)
     log.info('the report that was there is now %s', free)
 
-# %% ../../nbs/46_analysis.report.ipynb #639951e6
+# %% ../../nbs/46_analysis.report.ipynb #d6ec6a47
 def report(
     run:Run # A finished run
 )->Path: # `report.html`, with `report.ipynb` and `plots/` beside it
@@ -248,7 +249,7 @@ def report(
     from nbclient.exceptions import CellExecutionError
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
     recipe,split = run.recipe,'test' if 'test' in run.metrics else 'valid'
-    text = (REPORT+(HALVES if 'halves' in run.metrics else '')+REPORT_REST).format(name=recipe.name, about=recipe.about, sure=_sure_text(run.labels['sure_above'], run.labels.get('sure_above_alone')), split=split)
+    text = (REPORT+(HALVES if 'halves' in run.metrics else '')+REPORT_REST).format(name=(name := as_command(recipe)), about=recipe.about+'; changed as the title says'*(name!=recipe.name), sure=_sure_text(run.labels['sure_above'], run.labels.get('sure_above_alone')), split=split)
     cells = [s.strip() for s in text.split('%%\n')]
     nb = new_notebook(cells=[(new_code_cell if i%2 else new_markdown_cell)(s) for i,s in enumerate(cells)])
     here = dict(metadata=dict(path=str(run.path)))

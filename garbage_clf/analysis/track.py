@@ -75,7 +75,7 @@ class Csv:
 # %% ../../nbs/47_analysis.track.ipynb #a62539ef
 TRACKERS = dict(csv=Csv, wandb=WandB, tensorboard=TensorBoard, trackio=Trackio)
 
-# %% ../../nbs/47_analysis.track.ipynb #0058c855
+# %% ../../nbs/47_analysis.track.ipynb #634cff74
 class Track(Callback):
     "Hand each epoch's row to trackers"
     order = 56 # After the row is there
@@ -84,7 +84,8 @@ class Track(Callback):
         recipe:Recipe, # What is trained
         out:Path # The folder of the run
     ): self.names,self.recipe,self.out,self.trackers,self.sent = names,recipe,out,[],0
-    def before_fit(self): self.trackers = [TRACKERS[n](self.recipe, self.out) for n in self.names]
+    def before_fit(self):
+        for n in self.names: self.trackers.append(TRACKERS[n](self.recipe, self.out)) # One by one: those that are open are closed if the next fails
     def after_epoch(self):
         for row in self.epoch_stats.rows[self.sent:]:
             for t in self.trackers: t.log(row)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'WEIGHTS', 'BACKBONES', 'FROM_SCRATCH', 'OTHERWISE', 'Normalize', 'Backbone', 'ImageClassifier', 'make_head',
-           'seen', 'keep_missing', 'bodies', 'param_groups', 'bf16_on_cpu', 'autocast', 'forward_all', 'WeightFile',
-           'find_weights', 'get_weights', 'load_weights', 'weights_table', 'choose', 'timm_backbone', 'make_backbone',
-           'build_model', 'settled', 'layer_table']
+           'seen', 'keep_missing', 'bodies', 'param_groups', 'bf16_on_cpu', 'autocast', 'precision', 'forward_all',
+           'WeightFile', 'find_weights', 'get_weights', 'load_weights', 'weights_table', 'choose', 'timm_backbone',
+           'make_backbone', 'build_model', 'settled', 'layer_table']
 
 # %% ../../nbs/20_models.core.ipynb #5b7aad3c
 import hashlib, json, os, platform, subprocess, sys, tempfile, time, zipfile
@@ -152,6 +152,13 @@ def autocast(
     kind = torch.device(device).type
     fast = torch.cuda.is_bf16_supported() if kind=='cuda' else kind=='cpu' and bf16_on_cpu()
     return torch.autocast(kind, torch.bfloat16, enabled=fast)
+
+# %% ../../nbs/20_models.core.ipynb #f8fc45af
+def precision(
+    device:torch.device|str # Where the model runs
+)->str: # 'bf16' or 'f32'
+    "What `autocast` computes in there"
+    with autocast(device): return 'bf16' if torch.is_autocast_enabled(torch.device(device).type) else 'f32'
 
 # %% ../../nbs/20_models.core.ipynb #202fef1c
 def forward_all(

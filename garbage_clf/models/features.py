@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['weights_digest', 'view_draws', 'as_view', 'photo_features', 'forward_views']
 
-# %% ../../nbs/20_models.features.ipynb #76eeb3a0
+# %% ../../nbs/20_models.features.ipynb #8dfe6eac
 import hashlib
 from contextlib import nullcontext
 
@@ -16,7 +16,7 @@ from ..core import progress
 from ..data.augment import AUGMENTATIONS, DRAWS, augment
 from ..data.pixels import photo_digests, photo_pixels
 from ..data.store import Store
-from .core import Backbone, autocast, bodies, keep_missing
+from .core import Backbone, autocast, bodies, keep_missing, precision
 
 # %% ../../nbs/20_models.features.ipynb #2eed8186
 def weights_digest(
@@ -67,7 +67,7 @@ def _runner(net, paths, digests, size, device, batch_size, view, bad):
                 outs,at = [],[]
     return make
 
-# %% ../../nbs/20_models.features.ipynb #65a40598
+# %% ../../nbs/20_models.features.ipynb #b5e5159d
 def photo_features(
     net:Backbone, # Frozen
     paths, # Photo files
@@ -81,10 +81,9 @@ def photo_features(
     digests = photo_digests(paths)
     keys = [d or f'no file {p}' for d,p in zip(digests, paths)]
     kind = torch.device(device).type
-    with autocast(device): how = 'bf16' if torch.is_autocast_enabled(kind) else 'f32'
     for view in range(views):
         how_seen = view if view<2 else f'{view}{hashlib.sha256(repr(AUGMENTATIONS["ours"]).encode()).hexdigest()[:6]}'
-        store = Store(f'features-{weights_digest(net)}-{size}-{how_seen}-{kind}-{how}', (net.n_features,), 'float32')
+        store = Store(f'features-{weights_digest(net)}-{size}-{how_seen}-{kind}-{precision(device)}', (net.n_features,), 'float32')
         rows,at = store.fill(keys, _runner(net, paths, keys, size, device, batch_size, view, bad))
         found.append(torch.from_numpy(rows[at[at>=0]]))
     return torch.stack(found, 1),bad

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['POOLINGS', 'MINILM', 'Transformer', 'from_config', 'text_transformer', 'text_features']
 
-# %% ../../nbs/28_models.transformer.ipynb #e2d9cb81
+# %% ../../nbs/28_models.transformer.ipynb #6aa1ad1a
 import hashlib, os
 from contextlib import redirect_stderr
 from io import StringIO
@@ -18,7 +18,7 @@ from torch import nn
 from ..core import WorkbookError, progress
 from ..data.store import Store
 from ..data.text import PAD, Tokens, swap_pad
-from .core import autocast, get_weights, load_weights
+from .core import autocast, get_weights, load_weights, precision
 from .features import weights_digest
 
 # %% ../../nbs/28_models.transformer.ipynb #328ec1ea
@@ -109,7 +109,7 @@ def text_transformer(
     else: tok.no_padding()
     return net,tok
 
-# %% ../../nbs/28_models.transformer.ipynb #d9f290c2
+# %% ../../nbs/28_models.transformer.ipynb #9b57ff4c
 def text_features(
     net:Transformer, # Frozen
     tokens:Tokens, # Texts
@@ -119,8 +119,7 @@ def text_features(
     "Features of texts, from the store or computed now"
     rows = [r[r!=PAD].tolist() for r in tokens.ids]
     net,kind = net.eval().to(device),torch.device(device).type
-    with autocast(device): how = 'bf16' if torch.is_autocast_enabled(kind) else 'f32'
-    store = Store(f'texts-{weights_digest(net)}-{net.pooling}-{kind}-{how}', (net.n_features,), 'float32')
+    store = Store(f'texts-{weights_digest(net)}-{net.pooling}-{kind}-{precision(device)}', (net.n_features,), 'float32')
     @torch.inference_mode()
     def make(missing):
         for part in progress(torch.tensor(sorted(missing, key=lambda i: len(rows[i]))).split(batch_size), desc='reading texts, batch'):

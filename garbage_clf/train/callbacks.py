@@ -90,7 +90,7 @@ class SmoothLoss(AvgSmoothLoss):
         loss = learn.loss.detach().mean()
         self.count,self.val = self.count+1,torch.lerp(loss, self.val.to(loss), self.beta)
 
-# %% ../../nbs/32_train.callbacks.ipynb #7845f9b4
+# %% ../../nbs/32_train.callbacks.ipynb #ab11a6d9
 class EpochStats(Callback):
     "Collect one row an epoch; stop when the loss is no number"
     order = 55
@@ -100,13 +100,17 @@ class EpochStats(Callback):
         r.train_metrics,r.loss,r.smooth_loss,self.mean = True,Mean(),SmoothLoss(),Mean()
     def before_epoch(self): self.start = time.time(); self.mean.reset()
     def after_batch(self):
-        if self.training: self.mean.accumulate(self.learn)
+        if not self.training: return
+        self.mean.accumulate(self.learn)
+        if (torch.device(self.dls.device).type=='cpu' or self.iter%50==49) and not math.isfinite(loss := float(self.mean.value)):
+            self._stop(loss, f'in epoch {self.epoch+1}, by batch {self.iter+1}') # A GPU is asked now and then: an answer makes it wait
+    def _stop(self, loss, where):
+        self.trouble = f'the loss is {loss} {where}: lower the learning rate'
+        raise CancelFitException
     def after_epoch(self):
         if not self.mean.count: return # An epoch that was skipped
         tl,(ta,vl,va) = float(self.mean.value),map(float, self.recorder.values[-1][1:])
-        if not math.isfinite(tl+vl):
-            self.trouble = f'the loss is {tl+vl} after epoch {self.epoch+1}: lower the learning rate'
-            raise CancelFitException
+        if not math.isfinite(tl+vl): self._stop(tl+vl, f'after epoch {self.epoch+1}')
         figures = dict(train_loss=tl, train_accuracy=ta, val_loss=vl, val_accuracy=va)
         self.rows.append(dict(epoch=self.epoch+1, **figures, lr=float(self.opt.hypers[-1]['lr']), seconds=time.time()-self.start))
         line = 'epoch %d of %d: train loss %.4f accuracy %.3f, valid loss %.4f accuracy %.3f'
@@ -264,25 +268,28 @@ def restore_state(
     learn.epoch_stats.rows[:] = state['rows']
     _set_generators(learn, tensors, state['rng'])
 
-# %% ../../nbs/32_train.callbacks.ipynb #be9c8312
+# %% ../../nbs/32_train.callbacks.ipynb #3fd98015
 class Checkpoint(Callback):
     "Save the state of a training after epochs; go on from it if it is there"
     order,share = 65,.05 # Share of the time that saving may take
     def __init__(self,
         path:Path|str, # One file, usually last/state.safetensors in a run
-        of:dict=None # What the state belongs to: names and values that go into JSON
-    ): self.path,self.of,self.start,self.trouble,self.due = Path(path),of or {},0,'',0
+        of:dict=None, # What the state belongs to: names and values that go into JSON
+        free:tuple=() # Names in it that may have changed when a training goes on
+    ): self.free,self.path,self.of,self.start,self.trouble,self.due = free,Path(path),of or {},0,'',0
 
     def before_fit(self):
         if not self.path.exists(): return
         try:
             with safe_open(self.path, 'pt') as f: tensors,state = {k: f.get_tensor(k) for k in f.keys()},json.loads(f.metadata()['state'])
         except (SafetensorError,TypeError,ValueError,KeyError): self._stop('is damaged')
-        other = [k for k in self.of if state['of'].get(k)!=self.of[k]]
+        changed = [k for k in self.of if state['of'].get(k)!=self.of[k]]
+        other = [k for k in changed if k not in self.free]
         if other: self._stop(f'belongs to a training with other {", ".join(other)}')
         restore_state(self.learn, tensors, state)
         self.start = state['epoch']+1
         log.info('going on after epoch %d', self.start)
+        for k in changed: log.warning('%s was %s until then', k, state['of'].get(k))
 
     def _stop(self, why):
         self.trouble = f'{self.path} {why}'

@@ -21,7 +21,7 @@ def class_weights(
     w = len(y)/(n_classes*torch.bincount(y, minlength=n_classes).clamp(min=1).float())
     return w if how=='balanced' else w.clamp(*map(float, how.split('..')))
 
-# %% ../../nbs/31_train.losses.ipynb #89d7431c
+# %% ../../nbs/31_train.losses.ipynb #241f24dd
 class FocalLoss(nn.Module):
     "Cross-entropy that cares less about what is nearly right"
     def __init__(self,
@@ -38,7 +38,8 @@ class FocalLoss(nn.Module):
         truth = truth*(1-self.label_smoothing) + self.label_smoothing/pred.shape[1]
         logp = pred.log_softmax(1)
         each = truth*(1-logp.exp())**self.gamma*logp
-        return -(each if self.weight is None else each*self.weight).sum(1).mean()
+        if self.weight is None: return -each.sum(1).mean()
+        return -(each*self.weight).sum()/(self.weight[y].sum() if y.ndim==1 else len(y))
 
 # %% ../../nbs/31_train.losses.ipynb #402765e1
 def make_loss(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Run', 'load_model', 'results_table', 'results_metrics', 'find_lr', 'fit', 'judge', 'evaluate']
 
-# %% ../../nbs/33_train.run.ipynb #ac20a7e6
+# %% ../../nbs/33_train.run.ipynb #ab7f0ba2
 import hashlib, json, os, shutil, time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -23,7 +23,7 @@ from ..data.pixels import photo_digests
 from ..data.sources import COLUMNS
 from ..data.text import Halves
 from ..data.splits import check_trainable, split
-from ..models.core import param_groups, settled
+from ..models.core import param_groups, precision, settled
 from ..models.features import forward_views
 from .inputs import Words, build, learn_words, load_words, need_halves, only, raw_inputs, save_words, takes, trained_inputs
 from .recipes import OWN, Recipe, change, load_recipe, save_recipe
@@ -137,20 +137,25 @@ def _learner(net, x, y, splits, recipe, device, cbs=()):
         cbs=[*_callbacks(recipe, n_classes, device), *cbs], opt_func=optimizer(recipe.optimizer), wd_bn_bias=True, train_bn=False,
         splitter=lambda m: by_decay([list(m.parameters())] if recipe.frozen else param_groups(m)))
 
-# %% ../../nbs/33_train.run.ipynb #277a2c28
-def _schedule(learn, recipe):
-    "The learning rate over the training; weight decay for weights alone"
-    from fastai.callback.schedule import ParamScheduler
-    from garbage_clf.train.schedules import rates
+# %% ../../nbs/33_train.run.ipynb #36796eb8
+def _opt(learn, recipe):
+    "Make the optimizer, with weight decay for weights alone. Returns the highest rate of each of its groups"
     learn.create_opt()
     n = len(learn.opt.param_groups)//2
-    lrs = [lr for i in range(n) for lr in [recipe.lr*recipe.early_lr**((n-1-i)/max(n-1, 1))]*2]
     learn.opt.set_hyper('wd', [recipe.weight_decay,0.]*n)
+    return [lr for i in range(n) for lr in [recipe.lr*recipe.early_lr**((n-1-i)/max(n-1, 1))]*2]
+
+# %% ../../nbs/33_train.run.ipynb #82beb279
+def _schedule(learn, recipe):
+    "The learning rate over the training"
+    from fastai.callback.schedule import ParamScheduler
+    from garbage_clf.train.schedules import rates
+    lrs = _opt(learn, recipe)
     first = recipe.head_epochs/recipe.epochs
     losses = lambda early: [r['val_loss'] for r in learn.epoch_stats.rows if (r['epoch']<=recipe.head_epochs)==early] # Of one stage
     return ParamScheduler({'lr': lambda pos: rates(pos, recipe.schedule, first, recipe.head_lr, lrs, losses(pos<first))})
 
-# %% ../../nbs/33_train.run.ipynb #8b84227a
+# %% ../../nbs/33_train.run.ipynb #356bb743
 def _train(net, x, y, splits, recipe, device, checkpoint, cbs):
     "Train in place; the best epoch's weights remain. Returns one row an epoch"
     learn = _learner(net, x, y, splits, recipe, device, [checkpoint, *cbs])
@@ -158,7 +163,7 @@ def _train(net, x, y, splits, recipe, device, checkpoint, cbs):
         if not in_notebook(): quiet.enter_context(learn.no_bar()), quiet.enter_context(learn.no_logging())
         learn.fit(recipe.epochs, cbs=_schedule(learn, recipe))
     rows,trouble = learn.epoch_stats.rows,learn.epoch_stats.trouble
-    advice = f'{trouble}, for example --lr {recipe.lr/10:.1g}'
+    advice = f'{trouble}, for example '+(f'--set head_lr={recipe.head_lr/10:.1g}' if learn.epoch<recipe.head_epochs else f'--lr {recipe.lr/10:.1g}')
     if trouble and not rows: raise WorkbookError(advice)
     if trouble: log.warning('%s. The training stops here, and the best epoch before it is kept', advice)
     if checkpoint.trouble:
@@ -168,10 +173,10 @@ def _train(net, x, y, splits, recipe, device, checkpoint, cbs):
     log.info(line, best['epoch'], recipe.monitor, best['val_loss'], best['val_accuracy'])
     return pd.DataFrame(rows)
 
-# %% ../../nbs/33_train.run.ipynb #4527fdb2
+# %% ../../nbs/33_train.run.ipynb #ea924ca5
 class _Rise:
     "Rates from a ten-millionth to ten, and the losses that came of them"
-    def __init__(self, steps): self.steps,self.lrs,self.losses = steps,[],[]
+    def __init__(self, steps, shares): self.steps,self.shares,self.lrs,self.losses = steps,shares,[],[] # Each group's share of the rate
     def callback(self):
         from fastai.callback.core import Callback, CancelFitException, CancelValidException
         me = self
@@ -180,13 +185,13 @@ class _Rise:
             def before_validate(self): raise CancelValidException
             def before_batch(self):
                 me.lrs.append(1e-7*10**(8*len(me.lrs)/me.steps))
-                self.opt.set_hyper('lr', me.lrs[-1])
+                self.opt.set_hyper('lr', [me.lrs[-1]*s for s in me.shares])
             def after_batch(self):
                 me.losses.append(float(self.smooth_loss))
                 if len(me.lrs)>me.steps or not me.losses[-1]<4*min(me.losses): raise CancelFitException
         return Rise()
 
-# %% ../../nbs/33_train.run.ipynb #7d68355c
+# %% ../../nbs/33_train.run.ipynb #82cc0e0c
 def find_lr(
     items:pd.DataFrame, # With photos and labels
     recipe:Recipe, # What is to be trained
@@ -202,8 +207,8 @@ def find_lr(
     if recipe.text=='tfidf': raise WorkbookError('tfidf has no learning rate: it is solved, not trained')
     _,net,x,_ = _model_and_inputs(items, recipe, len(classes), device)
     y = torch.tensor([classes.index(l) for l in items.label])
-    rise = _Rise(steps)
     learn = _learner(net, x, y, items.split, recipe, device)
+    rise = _Rise(steps, [lr/recipe.lr for lr in _opt(learn, recipe)])
     learn.remove_cbs([learn.keep_best,learn.epoch_stats])
     with hold_memory(), learn.no_bar(), learn.no_logging(): learn.fit(10_000, cbs=[rise.callback()])
     df = pd.DataFrame(dict(lr=rise.lrs[:len(rise.losses)], loss=rise.losses))
@@ -323,12 +328,13 @@ def _write_run(out, recipe, items, model, words, stats, results, alone, seconds)
     write_tensors(out/'model.safetensors', model.state_dict())
     save_recipe(recipe, out/'recipe.json')
 
-# %% ../../nbs/33_train.run.ipynb #c7363565
+# %% ../../nbs/33_train.run.ipynb #5338dc07
 def _checkpoint(out, recipe, items):
     "Where the state of a training is kept, marked with what it belongs to"
     from garbage_clf.train.callbacks import Checkpoint
     digest = hashlib.sha256(items.to_csv(index=False).encode()).hexdigest()
-    return Checkpoint(out/'last'/'state.safetensors', of=dict(asdict(recipe), items=digest))
+    own = {k: v for k,v in asdict(recipe).items() if k!='about'}
+    return Checkpoint(out/'last'/'state.safetensors', of=dict(own, items=digest), free=('batch_size',))
 
 # %% ../../nbs/33_train.run.ipynb #0a3e4a85
 def _name_giveaways(items, recipe):
@@ -345,7 +351,7 @@ def _grouped(items, recipe):
     if recipe.model: return group_duplicates(items)[COLUMNS]
     return group_duplicates(items.assign(image=pd.NA))[COLUMNS].assign(image=items.image)
 
-# %% ../../nbs/33_train.run.ipynb #134f69b2
+# %% ../../nbs/33_train.run.ipynb #efd82d97
 def _fit(items, recipe, out, device, cbs):
     "`fit` with a folder, a log and a device"
     start = time.time()
@@ -356,7 +362,8 @@ def _fit(items, recipe, out, device, cbs):
     check_trainable(items)
     classes = sorted(items.label.unique())
     parts = items.split.value_counts().to_dict()
-    log.info('recipe %s on %s: %d items of %d classes, %s', recipe.name, device, len(items), len(classes), parts)
+    how = precision(device) if recipe.model or recipe.text not in OWN else 'f32'
+    log.info('recipe %s on %s, %s: %d items of %d classes, %s', recipe.name, device, how, len(items), len(classes), parts)
     recipe = change(recipe, model=settled(recipe.model, recipe.pretrained))
     model,net,inputs,words = _model_and_inputs(items, recipe, len(classes), device)
     _check_space(out, model, net)
@@ -372,7 +379,7 @@ def _fit(items, recipe, out, device, cbs):
     seconds = dict(load=loaded-start, fit=fitted-loaded, evaluate=time.time()-fitted)
     _write_run(out, recipe, items, model, words, stats, results, alone, {k:round(v, 2) for k,v in seconds.items()})
 
-# %% ../../nbs/33_train.run.ipynb #a72dcc40
+# %% ../../nbs/33_train.run.ipynb #21023519
 def fit(
     items:pd.DataFrame, # With labels; a split is kept, or made
     recipe:Recipe, # What to do
@@ -387,7 +394,8 @@ def fit(
         seed_everything(recipe.seed)
         try: _fit(items, recipe, out, device, cbs)
         except torch.OutOfMemoryError as e:
-            raise WorkbookError(f'{device} has not enough memory: lower --batch-size (now {recipe.batch_size}) or --size (now {recipe.size}), and choose another --out') from e
+            begun,batch,size = (out/'last'/'state.safetensors').exists(),f'lower --batch-size (now {recipe.batch_size})',f'--size (now {recipe.size})'
+            raise WorkbookError(f'{device} has not enough memory: {batch} '+('and go on with --resume' if begun else f'or {size}, and choose another --out')) from e
         log.info('written to %s', out)
     return Run(out)
 

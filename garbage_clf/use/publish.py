@@ -5,23 +5,24 @@
 # %% auto #0
 __all__ = ['CARD', 'TAKES', 'FILES', 'WITH_WORDS', 'card', 'model_folder', 'publish']
 
-# %% ../../nbs/56_use.publish.ipynb #5bb74699
-import json, os, shutil
+# %% ../../nbs/56_use.publish.ipynb #361e5ac4
+import filecmp, json, os, shutil
 from pathlib import Path
 
 import jinja2, yaml
 
 from ..core import WorkbookError, log, write_json, write_text
 from ..analysis.metrics import metrics_line, metrics_table
+from ..train.recipes import as_command
 from ..train.run import Run
 
-# %% ../../nbs/56_use.publish.ipynb #e12a3b6a
+# %% ../../nbs/56_use.publish.ipynb #37d8d5a8
 CARD = """---
 {{ head }}---
 
 # {{ title }}
 
-{{ about }}. It takes {{ takes }} and says which of {{ classes|length }} classes it belongs to: {{ classes|join(', ') }}.
+A classifier of garbage: {{ networks }} with a trained head. It takes {{ takes }} and says which of {{ classes|length }} classes it belongs to: {{ classes|join(', ') }}.
 
 ## Intended use
 
@@ -54,11 +55,13 @@ Per class, on the {{ judged }} items:
 
 ## How it was trained
 
-Recipe `{{ recipe.name }}`; `config.json` has every value. {% if recipe.model %}Backbone {{ recipe.model }}{% if recipe.pretrained %}, pretrained on ImageNet{% endif %}, photos of {{ recipe.size }} pixels. {% endif %}{% if recipe.text %}Words are read by {{ recipe.text }}.{% endif %}
+Recipe `{{ command }}`; `config.json` has every value. {% if recipe.model %}Backbone {{ recipe.model }}{% if recipe.pretrained %}, pretrained on ImageNet{% endif %}, photos of {{ recipe.size }} pixels. {% endif %}{% if recipe.text %}Words are read by {{ recipe.text }}.{% endif %}
 
 ## How to load it
 
-```python
+{% if '/' in title %}`hf download {{ title }} --local-dir {{ name }}` fetches it; then
+
+{% endif %}```python
 from garbage_clf.train.run import Run
 from garbage_clf.use.predict import predict
 
@@ -89,7 +92,7 @@ def _sure(run):
     at = run.labels['sure_above']
     return 'It is never sure enough to be believed unseen.' if at>1 else f'Answers below a probability of {at:.2f} should be looked at by a person.'
 
-# %% ../../nbs/56_use.publish.ipynb #b7c6d231
+# %% ../../nbs/56_use.publish.ipynb #a96a2db5
 def card(
     run:Run, # A finished run
     title:str, # Name of the model
@@ -99,7 +102,7 @@ def card(
     counts = {c: {s: int(((run.items.label==c)&(run.items.split==s)).sum()) for s in ('train','valid','test')} for c in run.labels['classes']}
     judged = 'test' if 'test' in run.metrics else 'valid'
     n = run.items.split.value_counts()
-    return jinja2.Template(CARD, trim_blocks=True).render(head=_head(run, title, licence), title=title, about=run.recipe.about, classes=run.labels['classes'], counts=counts,
+    return jinja2.Template(CARD, trim_blocks=True).render(head=_head(run, title, licence), title=title, networks=' and '.join(n for n in (run.recipe.model,run.recipe.text) if n), command=as_command(run.recipe), classes=run.labels['classes'], counts=counts,
         lines=[(s,metrics_line(run.metrics[s])) for s in ('test','valid') if s in run.metrics], table=_markdown(metrics_table(run.metrics[judged])), judged=judged,
         recipe=run.recipe, sure=_sure(run), takes=TAKES[tuple(run.labels['inputs'])], name=title.split('/')[-1], **{f'n_{s}': int(n.get(s, 0)) for s in ('train','valid','test')})
 
@@ -113,7 +116,13 @@ def _markdown(df):
 FILES = ('model.safetensors','recipe.json','labels.json','metrics.json','confusion_matrix.csv','training_stats.csv')
 WITH_WORDS = ('tokenizer.json','text_config.json')
 
-# %% ../../nbs/56_use.publish.ipynb #572ce346
+# %% ../../nbs/56_use.publish.ipynb #6daee931
+def _own_card(run, out, title, licence='apache-2.0'):
+    "A card for a folder: with the plot if that is there"
+    text,plot = card(run, title, licence),'![confusion matrix](confusion_matrix.png)\n\n'
+    return text if (out/'confusion_matrix.png').exists() else text.replace(plot, '')
+
+# %% ../../nbs/56_use.publish.ipynb #16e0ba1b
 def model_folder(
     run:Run, # A finished run
     out:Path|str, # A new folder
@@ -123,19 +132,28 @@ def model_folder(
     "Everything that a stranger needs of a run, and no photo of yours"
     run,out = Run(run),Path(out)
     if out.exists(): raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
-    text = card(run, title or out.name, licence)
     out.mkdir(parents=True)
     for f in (*FILES,*WITH_WORDS):
         if f in FILES or (run.path/f).exists(): shutil.copyfile(run.path/f, out/f)
     plot = run.path/'plots/confusion_matrix.png'
     if plot.exists(): shutil.copyfile(plot, out/'confusion_matrix.png')
-    else: text = text.replace('![confusion matrix](confusion_matrix.png)\n\n', '')
     r,labels = run.recipe,run.labels
     write_json(out/'config.json', dict(architecture=' + '.join(n for n in (r.model,r.text) if n), num_classes=len(labels['classes']), label_names=labels['classes'], input_size=[3,r.size,r.size] if r.model else None, recipe=vars(r)))
-    write_text(out/'README.md', text)
+    write_text(out/'README.md', _own_card(run, out, title or out.name, licence))
     return out
 
-# %% ../../nbs/56_use.publish.ipynb #3e0aec50
+# %% ../../nbs/56_use.publish.ipynb #9fbc0af9
+def _to_send(run, out, title):
+    "The folder of this run and no other: a new one, or one made before, whose card gets its new title unless somebody has written on it"
+    run,out = Run(run),Path(out)
+    if not out.exists(): return model_folder(run, out, title)
+    weights,text = out/'model.safetensors',out/'README.md'
+    if not (text.exists() and weights.exists() and filecmp.cmp(weights, run.path/'model.safetensors', shallow=False)):
+        raise WorkbookError(f'{out} is there already, and does not hold this run: choose another --out, or move it away')
+    if text.read_text(encoding='utf-8')==_own_card(run, out, out.name): write_text(text, _own_card(run, out, title))
+    return out
+
+# %% ../../nbs/56_use.publish.ipynb #32bb2d07
 def publish(
     run:Run, # A finished run
     out:Path|str, # A new folder for what is published
@@ -144,8 +162,7 @@ def publish(
     api=None # A `huggingface_hub.HfApi`; none for the usual one with your token
 )->str: # The folder, or the address on the hub
     "A model folder, and on the hub if you say where"
-    sent_before = to and (Path(out)/'config.json').exists() # A folder that the hub did not take the last time
-    folder = Path(out) if sent_before else model_folder(run, out, to or None)
+    folder = _to_send(run, out, to) if to else model_folder(run, out)
     if not to: return str(folder)
     from huggingface_hub import HfApi, get_token
     if api is None and not get_token(): raise WorkbookError(f'no token for the hub: set HF_TOKEN or run `hf auth login`, then upload {folder}, which is complete')
