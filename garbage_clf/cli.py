@@ -6,7 +6,7 @@
 __all__ = ['COMMANDS', 'LEVELS', 'USAGE', 'audit', 'split', 'train', 'demo', 'evaluate', 'predict', 'report', 'recipes',
            'weights', 'bench', 'export', 'publish', 'cache', 'main']
 
-# %% ../nbs/54_cli.ipynb #5ff50988
+# %% ../nbs/54_cli.ipynb #59aed5dc
 import logging, os, sys
 from dataclasses import replace
 from json import dumps
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fastcore.script import anno_parser, bool_arg
 
-from .core import WorkbookError, log
+from .core import WorkbookError, log, out_of_memory
 
 # %% ../nbs/54_cli.ipynb #dbc68a42
 def _table(df, index=False):
@@ -337,7 +337,7 @@ def _log_to_terminal(level):
     log.handlers[:] = [handler]
     log.setLevel(level)
 
-# %% ../nbs/54_cli.ipynb #52ef5d4b
+# %% ../nbs/54_cli.ipynb #4f3fb036
 def main(
     argv=None # Words after `garbage-clf`; none for those of the terminal
 )->int: # Exit code
@@ -355,8 +355,8 @@ def main(
     except (WorkbookError,OSError) as e:
         if debug: raise
         return print(f'error: {" ".join(str(e).split())}', file=sys.stderr) or 1
-    except RuntimeError as e:
-        if debug or type(e).__name__!='OutOfMemoryError' and "can't allocate memory" not in str(e): raise
-        return print('error: there is not enough memory: close what else uses it, take --device cpu, or a smaller --size where there is one', file=sys.stderr) or 1
+    except (RuntimeError,MemoryError) as e:
+        if debug or not out_of_memory(e): raise
+        return print('error: there is not enough memory: close what else uses it, or take another --device', file=sys.stderr) or 1
     except KeyboardInterrupt: return print('stopped', file=sys.stderr) or 130
     return 0

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log', 'M_TRIM_THRESHOLD', 'M_TOP_PAD', 'M_MMAP_MAX', 'WorkbookError', 'atomic', 'write_text', 'write_json',
            'write_tensors', 'lock', 'whole_folder', 'cache_dir', 'log_to', 'seed_everything', 'pick_device',
-           'in_notebook', 'progress', 'hold_memory']
+           'out_of_memory', 'in_notebook', 'progress', 'hold_memory']
 
 # %% ../nbs/00_core.ipynb #4f3a0d21
 import ctypes, json, logging, os, sys, tempfile, warnings
@@ -145,6 +145,13 @@ def pick_device(
     if name not in here: raise WorkbookError(f'device {name!r} is not here: choose auto or one of {", ".join(here)}')
     if name.startswith('cuda:'): torch.cuda.set_device(name) # Streams and random numbers are the current device's
     return torch.device(name)
+
+# %% ../nbs/00_core.ipynb #22c17ca2
+def out_of_memory(
+    e:Exception # Any
+)->bool: # True where a device or the computer was full
+    "Whether an error says that there is not enough memory"
+    return isinstance(e, MemoryError) or type(e).__name__=='OutOfMemoryError' or "can't allocate memory" in str(e)
 
 # %% ../nbs/00_core.ipynb #81a1d3c8
 def in_notebook()->bool: # A live one, where a widget can be drawn

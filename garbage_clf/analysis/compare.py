@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['measure', 'summary', 'differences']
 
-# %% ../../nbs/45_analysis.compare.ipynb #657bc5b7
+# %% ../../nbs/45_analysis.compare.ipynb #906b8a6e
 import hashlib, json, tempfile
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -16,22 +16,28 @@ import torch
 
 from .metrics import wilson
 from ..core import WorkbookError, log, pick_device, write_text
+from ..models.core import settled
 from ..train.recipes import Recipe, as_command
 from ..train.run import fit
 
-# %% ../../nbs/45_analysis.compare.ipynb #9e7efe5d
-def _wrong(results):
-    "Which of the items came out wrong, as text: their numbers from 0 on, in the order of the items"
-    return ' '.join(map(str, (results.actual!=results.predicted).to_numpy().nonzero()[0])) or 'none'
+# %% ../../nbs/45_analysis.compare.ipynb #caef1cb0
+def _model(recipe): return ' + '.join(n for n in (recipe.model,recipe.text) if n)
 
-# %% ../../nbs/45_analysis.compare.ipynb #3acae28f
+# %% ../../nbs/45_analysis.compare.ipynb #73262826
+def _judged(results):
+    "What the judged items are known by, and which came out wrong, as text: their numbers from 0 on"
+    own = results[['text','actual']].assign(image=[Path(p).name if pd.notna(p) else '' for p in results.image]).to_csv(index=False)
+    wrong = (results.actual!=results.predicted).to_numpy().nonzero()[0]
+    return hashlib.sha256(own.encode()).hexdigest()[:8]+': '+' '.join(map(str, wrong))
+
+# %% ../../nbs/45_analysis.compare.ipynb #0f84645a
 def _row(run, recipe, digest, device):
     "What one run comes to"
     m = run.metrics
     name = torch.cuda.get_device_name(device) if torch.device(device).type=='cuda' else 'CPU'
     each = {f'{s}_{k}': m[s][k] if k=='n' else round(m[s]['accuracy']*m[s]['n']) for s in ('valid','test') if s in m for k in ('n','right')}
-    each |= {f'{s}_wrong': _wrong(run.results[run.results.split==s]) for s in ('valid','test') if s in m}
-    return dict(digest=digest, recipe=as_command(recipe), seed=recipe.seed, model=' + '.join(n for n in (run.recipe.model,run.recipe.text) if n), **each, macro_f1=round(m['test' if 'test' in m else 'valid']['macro_f1'], 4), epochs=len(run.stats),
+    each |= {f'{s}_wrong': _judged(run.results[run.results.split==s]) for s in ('valid','test') if s in m}
+    return dict(digest=digest, recipe=as_command(recipe), seed=recipe.seed, model=_model(run.recipe), **each, macro_f1=round(m['test' if 'test' in m else 'valid']['macro_f1'], 4), epochs=len(run.stats),
         seconds=round(sum(m['seconds'].values()), 1), device=name, torch=torch.__version__.split('+')[0])
 
 # %% ../../nbs/45_analysis.compare.ipynb #8096911d
@@ -43,7 +49,7 @@ def _digest(recipe, items):
     own = {k: v for k,v in asdict(recipe).items() if k!='about' and v!=plain[k]} # A field that a later version adds changes nothing
     return hashlib.sha256((json.dumps(own, sort_keys=True)+rows.to_csv(index=False)).encode()).hexdigest()[:12]
 
-# %% ../../nbs/45_analysis.compare.ipynb #3e499833
+# %% ../../nbs/45_analysis.compare.ipynb #71782f25
 def measure(
     items:pd.DataFrame, # With photos and labels; the same split for all
     recipes:list[Recipe], # A recipe for each name and seed; those with a row are passed by
@@ -54,8 +60,10 @@ def measure(
     path,device = Path(path),str(pick_device(device))
     rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=['digest'])
     for r in recipes:
-        if len(rows) and (rows.digest==_digest(r, items)).any(): continue
-        with tempfile.TemporaryDirectory() as tmp: new = _row(fit(items, r, f'{tmp}/run', device), r, _digest(r, items), device)
+        real = replace(r, model=settled(r.model, r.pretrained))
+        digest = _digest(real, items)
+        if len(rows) and ((rows.digest==digest) & (rows.model==_model(real))).any(): continue
+        with tempfile.TemporaryDirectory() as tmp: new = _row(fit(items, r, f'{tmp}/run', device), r, digest, device)
         rows = pd.concat([rows,pd.DataFrame([new])], ignore_index=True) if len(rows) else pd.DataFrame([new])
         write_text(path, rows.to_csv(index=False))
         log.info('%s, seed %d: %d of %d right', new['recipe'], r.seed, new.get('test_right', new.get('valid_right')), new.get('test_n', new.get('valid_n')))
@@ -77,27 +85,32 @@ def summary(
     if not len(rows): raise WorkbookError(f'no run was judged on {split} items')
     return pd.DataFrame([dict(recipe=name, model=model, **one(df)) for (name,model,_),df in rows.groupby(['recipe','model',f'{split}_n'], sort=False)])
 
-# %% ../../nbs/45_analysis.compare.ipynb #23c21286
-def _share_right(rows, split):
-    "For each item, the share of the runs that were right"
-    wrong = np.zeros(int(rows[f'{split}_n'].iloc[0]))
-    for text in rows[f'{split}_wrong']:
-        if text!='none': wrong[[int(float(i)) for i in str(text).split()]] += 1/len(rows)
-    return 1-wrong
+# %% ../../nbs/45_analysis.compare.ipynb #31ec13bd
+def _shares(rows, split):
+    "For each recipe and model: its seeds, and for each item the share of its runs that were right"
+    shares = {}
+    for key,df in rows.groupby(['recipe','model']):
+        wrong = np.zeros(int(df[f'{split}_n'].iloc[0]))
+        for text in df[f'{split}_wrong']: wrong[[int(i) for i in text.split(': ')[1].split()]] += 1/len(df)
+        shares[key] = (len(df),1-wrong)
+    return shares
 
-# %% ../../nbs/45_analysis.compare.ipynb #0b5c36a0
+# %% ../../nbs/45_analysis.compare.ipynb #69a0ab9f
 def differences(
-    rows:pd.DataFrame, # From `measure`, on the same items; rows that do not say what came out wrong are passed by
+    rows:pd.DataFrame, # From `measure`, on the same items; rows that do not say what came out wrong are left out
     split:str='test' # Or 'valid'
-)->pd.DataFrame: # recipe, other, points (how much better the first is), low, high, n; the best first
+)->pd.DataFrame: # recipe, other, seeds of both, points (how much better the first is), low, high, n; the best first
     "Pairs of recipes: how far apart, with a 95 % interval"
     from scipy.stats import ttest_rel
-    rows = rows.dropna(subset=[f'{split}_wrong']) if f'{split}_wrong' in rows else rows[:0]
-    if rows[f'{split}_n'].nunique()>1: raise WorkbookError(f'the runs were judged on {split} items of different number: compare those of one split')
-    shares = {name: _share_right(df, split) for (name,_),df in rows.groupby(['recipe','model'])}
-    names,found = sorted(shares, key=lambda k: -shares[k].mean()),[]
-    for a,b in combinations(names, 2):
-        test = ttest_rel(shares[a], shares[b])
-        low,high = test.confidence_interval()
-        found.append(dict(recipe=a, other=b, points=100*(shares[a]-shares[b]).mean(), low=100*low, high=100*high, n=len(shares[a])))
-    return pd.DataFrame(found, columns=['recipe','other','points','low','high','n']).round(1)
+    known = rows.dropna(subset=[f'{split}_wrong']) if f'{split}_wrong' in rows else rows[:0]
+    if not len(known): raise WorkbookError(f'no run says which {split} items came out wrong: measure anew')
+    if known[f'{split}_wrong'].str.split(':').str[0].nunique()>1: raise WorkbookError(f'the runs were judged on different {split} items: compare those of one split')
+    if len(known)<len(rows): log.warning('%d of %d runs do not say which items came out wrong: they are left out', len(rows)-len(known), len(rows))
+    shares,found = _shares(known, split),[]
+    twice = pd.Series([name for name,_ in shares]).duplicated(keep=False)
+    named = {key: f'{key[0]} ({key[1]})' if t else key[0] for key,t in zip(shares, twice)}
+    for a,b in combinations(sorted(shares, key=lambda k: -shares[k][1].mean()), 2):
+        (m,first),(n,second) = shares[a],shares[b]
+        low,high = ttest_rel(first, second).confidence_interval()
+        found.append(dict(recipe=named[a], other=named[b], seeds=f'{m}, {n}', points=100*(first-second).mean(), low=100*low, high=100*high, n=len(first)))
+    return pd.DataFrame(found, columns=['recipe','other','seeds','points','low','high','n']).round(1)

@@ -6,7 +6,7 @@
 __all__ = ['RECIPES', 'KINDS', 'LIMITS', 'CHOICES', 'OWN', 'PACKAGES', 'Recipe', 'recipes_table', 'change', 'save_recipe',
            'load_recipe', 'get_recipe', 'as_command']
 
-# %% ../../nbs/30_train.recipes.ipynb #527d5041
+# %% ../../nbs/30_train.recipes.ipynb #b17bb333
 import json, re
 from difflib import get_close_matches
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..core import WorkbookError, log, write_json
 from ..data.augment import AUGMENTATIONS
-from ..models.core import FROM_SCRATCH, HEADS, choose
+from ..models.core import FROM_SCRATCH, HEADS, OTHERWISE, choose
 from ..models.multimodal import FUSIONS
 from ..models.transformer import POOLINGS
 
@@ -237,12 +237,14 @@ def get_recipe(
     if str(name).endswith('.json'): return change(load_recipe(name), **values)
     return change(RECIPES[choose(name, RECIPES, 'recipe')], **values)
 
-# %% ../../nbs/30_train.recipes.ipynb #81109074
+# %% ../../nbs/30_train.recipes.ipynb #fb9231a6
 def as_command(
     recipe:Recipe # Any
 )->str: # As 'mobilenet --set size=160,epochs=12'
     "A recipe as the command line has it"
-    named = RECIPES.get(recipe.name, recipe)
+    named = RECIPES.get(recipe.name)
+    if not named or named.name!=recipe.name: return recipe.name # One of your own
+    if OTHERWISE.get(named.model)==recipe.model: named = replace(named, model=recipe.model) # The same network, on the weights that were here
     text = lambda v: str(v).lower() if isinstance(v, bool) else str(v)
     changed = [f'{f.name}={text(v)}' for f in fields(recipe) if f.name not in ('about','seed') and (v := getattr(recipe, f.name))!=getattr(named, f.name)]
     return ' '.join([recipe.name] + ['--set '+','.join(changed)]*bool(changed))

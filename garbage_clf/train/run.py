@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Run', 'load_model', 'results_table', 'results_metrics', 'find_lr', 'fit', 'judge', 'evaluate']
 
-# %% ../../nbs/33_train.run.ipynb #ab7f0ba2
+# %% ../../nbs/33_train.run.ipynb #6d295703
 import hashlib, json, os, shutil, time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from ..analysis.metrics import classification_metrics, confusion, sure_above
-from ..core import WorkbookError, hold_memory, in_notebook, log, log_to, pick_device, seed_everything, write_json, write_tensors, write_text
+from ..core import WorkbookError, hold_memory, in_notebook, log, log_to, out_of_memory, pick_device, seed_everything, write_json, write_tensors, write_text
 from ..data.augment import AUGMENTATIONS
 from ..data.duplicates import group_duplicates
 from ..data.pixels import photo_digests
@@ -328,13 +328,13 @@ def _write_run(out, recipe, items, model, words, stats, results, alone, seconds)
     write_tensors(out/'model.safetensors', model.state_dict())
     save_recipe(recipe, out/'recipe.json')
 
-# %% ../../nbs/33_train.run.ipynb #5338dc07
+# %% ../../nbs/33_train.run.ipynb #d3e79e14
 def _checkpoint(out, recipe, items):
     "Where the state of a training is kept, marked with what it belongs to"
     from garbage_clf.train.callbacks import Checkpoint
     digest = hashlib.sha256(items.to_csv(index=False).encode()).hexdigest()
     own = {k: v for k,v in asdict(recipe).items() if k!='about'}
-    return Checkpoint(out/'last'/'state.safetensors', of=dict(own, items=digest), free=('batch_size',))
+    return Checkpoint(out/'last'/'state.safetensors', of=dict(own, items=digest), free=('batch_size','accumulate'))
 
 # %% ../../nbs/33_train.run.ipynb #0a3e4a85
 def _name_giveaways(items, recipe):
@@ -379,7 +379,7 @@ def _fit(items, recipe, out, device, cbs):
     seconds = dict(load=loaded-start, fit=fitted-loaded, evaluate=time.time()-fitted)
     _write_run(out, recipe, items, model, words, stats, results, alone, {k:round(v, 2) for k,v in seconds.items()})
 
-# %% ../../nbs/33_train.run.ipynb #21023519
+# %% ../../nbs/33_train.run.ipynb #5526a7f6
 def fit(
     items:pd.DataFrame, # With labels; a split is kept, or made
     recipe:Recipe, # What to do
@@ -393,7 +393,8 @@ def fit(
     with _alone(out), log_to(out/'log.txt'), hold_memory():
         seed_everything(recipe.seed)
         try: _fit(items, recipe, out, device, cbs)
-        except torch.OutOfMemoryError as e:
+        except (RuntimeError,MemoryError) as e:
+            if not out_of_memory(e): raise
             begun,batch,size = (out/'last'/'state.safetensors').exists(),f'lower --batch-size (now {recipe.batch_size})',f'--size (now {recipe.size})'
             raise WorkbookError(f'{device} has not enough memory: {batch} '+('and go on with --resume' if begun else f'or {size}, and choose another --out')) from e
         log.info('written to %s', out)

@@ -16,13 +16,13 @@ from ..analysis.metrics import metrics_line, metrics_table
 from ..train.recipes import as_command
 from ..train.run import Run
 
-# %% ../../nbs/56_use.publish.ipynb #37d8d5a8
+# %% ../../nbs/56_use.publish.ipynb #10c9edd6
 CARD = """---
 {{ head }}---
 
 # {{ title }}
 
-A classifier of garbage: {{ networks }} with a trained head. It takes {{ takes }} and says which of {{ classes|length }} classes it belongs to: {{ classes|join(', ') }}.
+A classifier of garbage: {{ networks }}, {{ how }}. It takes {{ takes }} and says which of {{ classes|length }} classes it belongs to: {{ classes|join(', ') }}.
 
 ## Intended use
 
@@ -92,7 +92,7 @@ def _sure(run):
     at = run.labels['sure_above']
     return 'It is never sure enough to be believed unseen.' if at>1 else f'Answers below a probability of {at:.2f} should be looked at by a person.'
 
-# %% ../../nbs/56_use.publish.ipynb #a96a2db5
+# %% ../../nbs/56_use.publish.ipynb #834396cd
 def card(
     run:Run, # A finished run
     title:str, # Name of the model
@@ -102,7 +102,8 @@ def card(
     counts = {c: {s: int(((run.items.label==c)&(run.items.split==s)).sum()) for s in ('train','valid','test')} for c in run.labels['classes']}
     judged = 'test' if 'test' in run.metrics else 'valid'
     n = run.items.split.value_counts()
-    return jinja2.Template(CARD, trim_blocks=True).render(head=_head(run, title, licence), title=title, networks=' and '.join(n for n in (run.recipe.model,run.recipe.text) if n), command=as_command(run.recipe), classes=run.labels['classes'], counts=counts,
+    return jinja2.Template(CARD, trim_blocks=True).render(head=_head(run, title, licence), title=title, networks=' and '.join(n for n in (run.recipe.model,run.recipe.text) if n), command=as_command(run.recipe), how='trained from nothing' if not run.recipe.pretrained else 'with a trained head' if run.recipe.frozen else 'fine-tuned',
+        classes=run.labels['classes'], counts=counts,
         lines=[(s,metrics_line(run.metrics[s])) for s in ('test','valid') if s in run.metrics], table=_markdown(metrics_table(run.metrics[judged])), judged=judged,
         recipe=run.recipe, sure=_sure(run), takes=TAKES[tuple(run.labels['inputs'])], name=title.split('/')[-1], **{f'n_{s}': int(n.get(s, 0)) for s in ('train','valid','test')})
 
@@ -142,15 +143,17 @@ def model_folder(
     write_text(out/'README.md', _own_card(run, out, title or out.name, licence))
     return out
 
-# %% ../../nbs/56_use.publish.ipynb #9fbc0af9
+# %% ../../nbs/56_use.publish.ipynb #24fa5e7d
 def _to_send(run, out, title):
     "The folder of this run and no other: a new one, or one made before, whose card gets its new title unless somebody has written on it"
     run,out = Run(run),Path(out)
     if not out.exists(): return model_folder(run, out, title)
-    weights,text = out/'model.safetensors',out/'README.md'
-    if not (text.exists() and weights.exists() and filecmp.cmp(weights, run.path/'model.safetensors', shallow=False)):
-        raise WorkbookError(f'{out} is there already, and does not hold this run: choose another --out, or move it away')
-    if text.read_text(encoding='utf-8')==_own_card(run, out, out.name): write_text(text, _own_card(run, out, title))
+    made = all((out/f).exists() for f in ('config.json','README.md','model.safetensors')) # No run has a config.json: a run, with its photos' names, is not sent
+    if not (made and filecmp.cmp(out/'model.safetensors', run.path/'model.safetensors', shallow=False)):
+        raise WorkbookError(f'{out} is there already, and is not a folder that was made of this run: choose another --out, or move it away')
+    text = (out/'README.md').read_text(encoding='utf-8', errors='replace')
+    before = text.split('\n# ')[1].split('\n')[0] if '\n# ' in text else ''
+    if text==_own_card(run, out, before): write_text(out/'README.md', _own_card(run, out, title))
     return out
 
 # %% ../../nbs/56_use.publish.ipynb #32bb2d07
