@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['measure', 'summary', 'differences']
 
-# %% ../../nbs/45_analysis.compare.ipynb #906b8a6e
+# %% ../../nbs/45_analysis.compare.ipynb #14a6e96a
 import hashlib, json, tempfile
 from dataclasses import asdict, fields, replace
 from itertools import combinations
@@ -17,11 +17,8 @@ import torch
 from .metrics import wilson
 from ..core import WorkbookError, log, pick_device, write_text
 from ..models.core import settled
-from ..train.recipes import Recipe, as_command
+from ..train.recipes import Recipe, architecture, as_command
 from ..train.run import fit
-
-# %% ../../nbs/45_analysis.compare.ipynb #caef1cb0
-def _model(recipe): return ' + '.join(n for n in (recipe.model,recipe.text) if n)
 
 # %% ../../nbs/45_analysis.compare.ipynb #73262826
 def _judged(results):
@@ -30,14 +27,14 @@ def _judged(results):
     wrong = (results.actual!=results.predicted).to_numpy().nonzero()[0]
     return hashlib.sha256(own.encode()).hexdigest()[:8]+': '+' '.join(map(str, wrong))
 
-# %% ../../nbs/45_analysis.compare.ipynb #0f84645a
+# %% ../../nbs/45_analysis.compare.ipynb #49decc5d
 def _row(run, recipe, digest, device):
     "What one run comes to"
     m = run.metrics
     name = torch.cuda.get_device_name(device) if torch.device(device).type=='cuda' else 'CPU'
     each = {f'{s}_{k}': m[s][k] if k=='n' else round(m[s]['accuracy']*m[s]['n']) for s in ('valid','test') if s in m for k in ('n','right')}
     each |= {f'{s}_wrong': _judged(run.results[run.results.split==s]) for s in ('valid','test') if s in m}
-    return dict(digest=digest, recipe=as_command(recipe), seed=recipe.seed, model=_model(run.recipe), **each, macro_f1=round(m['test' if 'test' in m else 'valid']['macro_f1'], 4), epochs=len(run.stats),
+    return dict(digest=digest, recipe=as_command(recipe), seed=recipe.seed, model=architecture(run.recipe), **each, macro_f1=round(m['test' if 'test' in m else 'valid']['macro_f1'], 4), epochs=len(run.stats),
         seconds=round(sum(m['seconds'].values()), 1), device=name, torch=torch.__version__.split('+')[0])
 
 # %% ../../nbs/45_analysis.compare.ipynb #8096911d
@@ -49,7 +46,7 @@ def _digest(recipe, items):
     own = {k: v for k,v in asdict(recipe).items() if k!='about' and v!=plain[k]} # A field that a later version adds changes nothing
     return hashlib.sha256((json.dumps(own, sort_keys=True)+rows.to_csv(index=False)).encode()).hexdigest()[:12]
 
-# %% ../../nbs/45_analysis.compare.ipynb #71782f25
+# %% ../../nbs/45_analysis.compare.ipynb #8c6f6eb3
 def measure(
     items:pd.DataFrame, # With photos and labels; the same split for all
     recipes:list[Recipe], # A recipe for each name and seed; those with a row are passed by
@@ -62,7 +59,7 @@ def measure(
     for r in recipes:
         real = replace(r, model=settled(r.model, r.pretrained))
         digest = _digest(real, items)
-        if len(rows) and ((rows.digest==digest) & (rows.model==_model(real))).any(): continue
+        if len(rows) and ((rows.digest==digest) & (rows.model==architecture(real))).any(): continue
         with tempfile.TemporaryDirectory() as tmp: new = _row(fit(items, r, f'{tmp}/run', device), r, digest, device)
         rows = pd.concat([rows,pd.DataFrame([new])], ignore_index=True) if len(rows) else pd.DataFrame([new])
         write_text(path, rows.to_csv(index=False))

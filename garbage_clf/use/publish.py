@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CARD', 'TAKES', 'FILES', 'WITH_WORDS', 'card', 'model_folder', 'publish']
 
-# %% ../../nbs/56_use.publish.ipynb #361e5ac4
+# %% ../../nbs/56_use.publish.ipynb #dac2c40f
 import filecmp, json, os, shutil
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import jinja2, yaml
 
 from ..core import WorkbookError, log, write_json, write_text
 from ..analysis.metrics import metrics_line, metrics_table
-from ..train.recipes import as_command
+from ..train.recipes import architecture, as_command
 from ..train.run import Run
 
 # %% ../../nbs/56_use.publish.ipynb #10c9edd6
@@ -92,7 +92,7 @@ def _sure(run):
     at = run.labels['sure_above']
     return 'It is never sure enough to be believed unseen.' if at>1 else f'Answers below a probability of {at:.2f} should be looked at by a person.'
 
-# %% ../../nbs/56_use.publish.ipynb #834396cd
+# %% ../../nbs/56_use.publish.ipynb #104bd48d
 def card(
     run:Run, # A finished run
     title:str, # Name of the model
@@ -101,8 +101,9 @@ def card(
     "A model card from what a run knows"
     counts = {c: {s: int(((run.items.label==c)&(run.items.split==s)).sum()) for s in ('train','valid','test')} for c in run.labels['classes']}
     judged = 'test' if 'test' in run.metrics else 'valid'
-    n = run.items.split.value_counts()
-    return jinja2.Template(CARD, trim_blocks=True).render(head=_head(run, title, licence), title=title, networks=' and '.join(n for n in (run.recipe.model,run.recipe.text) if n), command=as_command(run.recipe), how='trained from nothing' if not run.recipe.pretrained else 'with a trained head' if run.recipe.frozen else 'fine-tuned',
+    n,r = run.items.split.value_counts(),run.recipe
+    how = 'trained from nothing' if not r.pretrained else 'with a trained head' if r.frozen else 'fine-tuned'
+    return jinja2.Template(CARD, trim_blocks=True).render(head=_head(run, title, licence), title=title, networks=architecture(r), command=as_command(r), how=how,
         classes=run.labels['classes'], counts=counts,
         lines=[(s,metrics_line(run.metrics[s])) for s in ('test','valid') if s in run.metrics], table=_markdown(metrics_table(run.metrics[judged])), judged=judged,
         recipe=run.recipe, sure=_sure(run), takes=TAKES[tuple(run.labels['inputs'])], name=title.split('/')[-1], **{f'n_{s}': int(n.get(s, 0)) for s in ('train','valid','test')})
@@ -117,13 +118,13 @@ def _markdown(df):
 FILES = ('model.safetensors','recipe.json','labels.json','metrics.json','confusion_matrix.csv','training_stats.csv')
 WITH_WORDS = ('tokenizer.json','text_config.json')
 
-# %% ../../nbs/56_use.publish.ipynb #6daee931
-def _own_card(run, out, title, licence='apache-2.0'):
-    "A card for a folder: with the plot if that is there"
-    text,plot = card(run, title, licence),'![confusion matrix](confusion_matrix.png)\n\n'
-    return text if (out/'confusion_matrix.png').exists() else text.replace(plot, '')
+# %% ../../nbs/56_use.publish.ipynb #e3ce0597
+def _own_card(run, plot, title, licence='apache-2.0'):
+    "A card that shows a plot if that is there"
+    text,line = card(run, title, licence),'![confusion matrix](confusion_matrix.png)\n\n'
+    return text if plot.exists() else text.replace(line, '')
 
-# %% ../../nbs/56_use.publish.ipynb #16e0ba1b
+# %% ../../nbs/56_use.publish.ipynb #0fb7e227
 def model_folder(
     run:Run, # A finished run
     out:Path|str, # A new folder
@@ -133,17 +134,18 @@ def model_folder(
     "Everything that a stranger needs of a run, and no photo of yours"
     run,out = Run(run),Path(out)
     if out.exists(): raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
+    plot = run.path/'plots/confusion_matrix.png'
+    text = _own_card(run, plot, title or out.name, licence) # Before the folder: a run that cannot be told leaves none
     out.mkdir(parents=True)
     for f in (*FILES,*WITH_WORDS):
         if f in FILES or (run.path/f).exists(): shutil.copyfile(run.path/f, out/f)
-    plot = run.path/'plots/confusion_matrix.png'
     if plot.exists(): shutil.copyfile(plot, out/'confusion_matrix.png')
     r,labels = run.recipe,run.labels
-    write_json(out/'config.json', dict(architecture=' + '.join(n for n in (r.model,r.text) if n), num_classes=len(labels['classes']), label_names=labels['classes'], input_size=[3,r.size,r.size] if r.model else None, recipe=vars(r)))
-    write_text(out/'README.md', _own_card(run, out, title or out.name, licence))
+    write_json(out/'config.json', dict(architecture=architecture(r), num_classes=len(labels['classes']), label_names=labels['classes'], input_size=[3,r.size,r.size] if r.model else None, recipe=vars(r)))
+    write_text(out/'README.md', text)
     return out
 
-# %% ../../nbs/56_use.publish.ipynb #24fa5e7d
+# %% ../../nbs/56_use.publish.ipynb #f9a34062
 def _to_send(run, out, title):
     "The folder of this run and no other: a new one, or one made before, whose card gets its new title unless somebody has written on it"
     run,out = Run(run),Path(out)
@@ -153,7 +155,8 @@ def _to_send(run, out, title):
         raise WorkbookError(f'{out} is there already, and is not a folder that was made of this run: choose another --out, or move it away')
     text = (out/'README.md').read_text(encoding='utf-8', errors='replace')
     before = text.split('\n# ')[1].split('\n')[0] if '\n# ' in text else ''
-    if text==_own_card(run, out, before): write_text(out/'README.md', _own_card(run, out, title))
+    plot = out/'confusion_matrix.png'
+    if text==_own_card(run, plot, before): write_text(out/'README.md', _own_card(run, plot, title))
     return out
 
 # %% ../../nbs/56_use.publish.ipynb #32bb2d07
