@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'WEIGHTS', 'BACKBONES', 'FROM_SCRATCH', 'OTHERWISE', 'Normalize', 'Backbone', 'ImageClassifier', 'make_head',
-           'seen', 'keep_missing', 'bodies', 'param_groups', 'bf16_on_cpu', 'autocast', 'precision', 'forward_all',
-           'WeightFile', 'find_weights', 'get_weights', 'load_weights', 'weights_table', 'choose', 'timm_backbone',
-           'make_backbone', 'build_model', 'settled', 'layer_table']
+           'seen', 'keep_missing', 'bodies', 'param_groups', 'bf16_on_cpu', 'WideDepthwise', 'autocast', 'precision',
+           'forward_all', 'WeightFile', 'find_weights', 'get_weights', 'load_weights', 'weights_table', 'choose',
+           'timm_backbone', 'make_backbone', 'build_model', 'settled', 'layer_table']
 
 # %% ../../nbs/20_models.core.ipynb #5b7aad3c
 import hashlib, json, os, platform, subprocess, sys, tempfile, time, zipfile
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..core import WorkbookError, atomic, cache_dir, log, progress, write_json
 from ..data.download import download, sha256
@@ -144,14 +145,31 @@ def bf16_on_cpu(
     except (OSError,WorkbookError) as e: log.warning('cannot remember in %s whether bfloat16 is faster: %s', path, e)
     return known[key]['bf16']
 
+# %% ../../nbs/20_models.core.ipynb #9d27f5aa
+def _gradient_lags(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    "Whether a convolution is trained in bfloat16, and its gradient slow in it"
+    trained = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad) and torch.is_autocast_enabled('cpu')
+    return trained and 1<groups==len(weight)==input.shape[1] and (max(weight.shape[2:])>3 or stride not in (1,(1,1),[1,1]))
+
+# %% ../../nbs/20_models.core.ipynb #41c8e7b0
+class WideDepthwise(TorchFunctionMode):
+    "In training, depthwise convolutions with a stride or a large kernel in float32"
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not torch.conv2d or not _gradient_lags(*args, **kwargs): return func(*args, **kwargs)
+        wide = lambda v: v.float() if isinstance(v, torch.Tensor) else v
+        with torch.autocast('cpu', enabled=False): out = func(*map(wide, args), **{k: wide(v) for k,v in kwargs.items()})
+        return out.to(torch.get_autocast_dtype('cpu'))
+
 # %% ../../nbs/20_models.core.ipynb #2a5ff297
+@contextmanager
 def autocast(
     device:torch.device|str # Where the model runs
-)->torch.autocast: # For a `with` block around a forward pass
+): # For a `with` block around a forward pass
     "bfloat16 where it is faster"
     kind = torch.device(device).type
     fast = torch.cuda.is_bf16_supported() if kind=='cuda' else kind=='cpu' and bf16_on_cpu()
-    return torch.autocast(kind, torch.bfloat16, enabled=fast)
+    with torch.autocast(kind, torch.bfloat16, enabled=fast), WideDepthwise() if fast and kind=='cpu' else nullcontext(): yield
 
 # %% ../../nbs/20_models.core.ipynb #f8fc45af
 def precision(
