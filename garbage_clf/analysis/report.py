@@ -35,7 +35,7 @@ def plot_curves(
         ax.plot(stats.epoch, stats[f'val_{what}'], marker='.', label='valid', color=(0,.45,.70))
         ax.plot(stats.epoch[best], stats[f'val_{what}'][best], 'o', ms=9, mfc='none', color='#d08770', label='kept')
         ax.set(xlabel='epoch', title=title)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         ax.legend(frameon=False, fontsize=8)
     sns.despine()
     return fig
