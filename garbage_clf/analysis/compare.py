@@ -108,6 +108,6 @@ def differences(
     named = {key: f'{key[0]} ({key[1]})' if t else key[0] for key,t in zip(shares, twice)}
     for a,b in combinations(sorted(shares, key=lambda k: -shares[k][1].mean()), 2):
         (m,first),(n,second) = shares[a],shares[b]
-        low,high = ttest_rel(first, second).confidence_interval()
+        low,high = ttest_rel(first, second).confidence_interval() if (first!=second).any() else (-(most := wilson(0, len(first))[1]),most)
         found.append(dict(recipe=named[a], other=named[b], seeds=f'{m}, {n}', points=100*(first-second).mean(), low=100*low, high=100*high, n=len(first)))
     return pd.DataFrame(found, columns=['recipe','other','seeds','points','low','high','n']).round(1)

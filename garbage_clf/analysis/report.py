@@ -16,7 +16,6 @@ import seaborn as sns
 from .confusion import of_split
 from .metrics import wilson
 from ..core import WorkbookError, log, write_text
-from ..data.splits import leaking
 from ..train.recipes import as_command
 from ..train.run import Run
 
@@ -62,9 +61,9 @@ def twins_table(
     run:Run, # A finished run
     split:str='test' # 'test' or 'valid'
 )->pd.DataFrame: # A row for each kind: items, their share of all, how many right, with the interval
-    "How often items with a twin, or with words, in what came before, and the others, are right"
+    "How often items with a twin, or with words, in training, and the others, are right"
     held = run.items[run.items.split!='train'].reset_index(drop=True)
-    seen = held.group.isin(run.items.group[leaking(run.items).index].dropna())[run.results.split==split]
+    seen = held.group.isin(run.items.group[run.items.split=='train'].dropna())[run.results.split==split]
     rows = run.results[run.results.split==split]
     right = rows.actual==rows.predicted
     photo,words = rows.image.notna(),rows.text.notna()
@@ -226,7 +225,8 @@ def _to_html(nb):
 # %% ../../nbs/46_analysis.report.ipynb #ec44371f
 def _sure_text(at, alone=None):
     "What the line between sure and not sure means"
-    if alone: return f'{_sure_text(at)} With a photo alone it is sure above {min(alone["image"], 1):.2f}, with words alone above {min(alone["text"], 1):.2f}.'
+    line = lambda v: 'never sure' if v>1 else f'sure above {v:.2f}'
+    if alone: return f'{_sure_text(at)} With a photo alone it is {line(alone["image"])}, with words alone {line(alone["text"])}.'
     if at>1: return 'There are too few validation items, or too many mistakes among them, for this model to be sure of anything.'
     return (f'On the validation items, answers above {at:.2f} were right so often that their true rate is at least 90 %, with '
         '95 % confidence or a little less, since the line was drawn on the same items. The table shows how it held.')

@@ -224,7 +224,7 @@ def from_frame(
     if photos and not Path(photos).is_dir(): raise WorkbookError(f'no folder {photos} to take the photos from: check the path')
     if 'image' in chosen:
         optional = chosen['image']!='image' and not columns.get('image') and 'text' in chosen
-        own['image'] = _locate(own.image, own.label, str(Path(photos or folder).absolute()), not photos, optional)
+        own['image'] = _locate(own.image, own.label, os.path.abspath(photos or folder), not photos, optional)
         if optional and own.image.isna().any(): rest.append(chosen['image']) # The names stay, for when the photos come
     return own.join(df[rest].loc[:,~df[rest].columns.duplicated()])
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..data.text import PAD
+from .core import in_float32
 
 # %% ../../nbs/26_models.bow.ipynb #4914cc80
 class BagOfWords(nn.Module):
@@ -61,4 +62,4 @@ class TextClassifier(nn.Module):
     ):
         super().__init__()
         self.encoder,self.head = encoder,head
-    def forward(self, xb): return self.head(self.encoder(xb))
+    def forward(self, xb): return in_float32(self.head, self.encoder(xb))

@@ -14,7 +14,7 @@ import torch
 
 from ..core import progress
 from ..data.augment import AUGMENTATIONS, DRAWS, augment
-from ..data.pixels import photo_digests, photo_pixels
+from ..data.pixels import name_copies, photo_digests, photo_pixels
 from ..data.store import Store
 from .core import Backbone, autocast, bodies, keep_missing, precision
 
@@ -86,6 +86,7 @@ def photo_features(
         store = Store(f'features-{weights_digest(net)}-{size}-{how_seen}-{kind}-{precision(device)}', (net.n_features,), 'float32')
         rows,at = store.fill(keys, _runner(net, paths, keys, size, device, batch_size, view, bad))
         found.append(torch.from_numpy(rows[at[at>=0]]))
+    name_copies(bad, paths, digests)
     return torch.stack(found, 1),bad
 
 # %% ../../nbs/20_models.features.ipynb #b33f105d

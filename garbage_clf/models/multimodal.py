@@ -9,7 +9,7 @@ __all__ = ['FUSIONS', 'ImageTextClassifier', 'Half', 'Concat', 'Gated', 'Attenti
 import torch
 from torch import nn
 
-from .core import choose, seen
+from .core import choose, in_float32, seen
 
 # %% ../../nbs/29_models.multimodal.ipynb #08110197
 def _vectors(net, x):
@@ -33,7 +33,7 @@ class ImageTextClassifier(nn.Module):
         self.backbone,self.encoder,self.head = backbone,encoder,head
 
     def forward(self, photos, words): # B x 3 x H x W, B x T; zeros for what is missing
-        return self.head(_vectors(self.backbone, photos),_vectors(self.encoder, words))
+        return in_float32(self.head, _vectors(self.backbone, photos), _vectors(self.encoder, words))
 
 # %% ../../nbs/29_models.multimodal.ipynb #71350c2a
 class Half(nn.Module):

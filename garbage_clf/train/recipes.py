@@ -40,7 +40,7 @@ class Recipe:
     lr:float=3e-3 # Highest learning rate
     head_lr:float=1e-3 # The same, while the backbone is at rest
     early_lr:float=.1 # Share of it in the first layers of a backbone; it rises to 1 in the head
-    weight_decay:float=.1 # Pull of weights towards zero in each step, as a share of the rate; biases and norms are left out. For tfidf: one over scikit-learn's C
+    weight_decay:float=.1 # Pull of weights towards zero; with adamw in each step this share of the rate, with the others as a part of the gradient; biases and norms are left out. For tfidf: one over scikit-learn's C
     l2:float=0. # Squared weights of the head's first layer that are added to the loss, as a factor
     clip:float=0. # Longest gradient, over all parameters; 0 for any
     ema:float=0. # Judge a running average of the weights that keeps this share in each step; 0 for none
@@ -158,16 +158,14 @@ def _check(name, value):
     if not isinstance(value, bool) and not lo<=value<=hi: raise WorkbookError(f'{name} {value} is out of range: choose {lo} to {hi}')
     if name in CHOICES: choose(value, CHOICES[name], name)
     if name=='text' and value not in (*OWN,'minilm') and '/' not in value and get_close_matches(value, (*OWN,'minilm')): choose(value, (*OWN,'minilm'), 'encoder of words')
-    lo,_,hi = value.partition('..') if name=='class_weights' else ('','','')
-    if lo and hi and re.fullmatch(r'[\d.]+', lo+hi) and not 0<float(lo)<=float(hi): raise WorkbookError(f'class_weights {value}: the first end is above 0 and not above the second')
-    if name=='class_weights' and not re.fullmatch(r'none|balanced|\d*\.?\d+\.\.\d*\.?\d+', value): raise WorkbookError(f'class_weights {value!r} is not known: choose none, balanced, or a range as 0.7..1.6')
+    if name!='class_weights' or value in ('none','balanced'): return
+    lo,_,hi = value.partition('..')
+    if not re.fullmatch(r'\d*\.?\d+\.\.\d*\.?\d+', value): raise WorkbookError(f'class_weights {value!r} is not known: choose none, balanced, or a range as 0.7..1.6')
+    if not 0<float(lo)<=float(hi): raise WorkbookError(f'class_weights {value}: the first end is above 0 and not above the second')
 
-# %% ../../nbs/30_train.recipes.ipynb #b6c1ce02
-def change(
-    recipe:Recipe, # To start from
-    **values # Fields and their new values, as text or as they are
-)->Recipe: # A changed copy
-    "A copy of a recipe with other values, checked"
+# %% ../../nbs/30_train.recipes.ipynb #b02a7a7f
+def _with(recipe, values):
+    "A copy of a recipe with other values, as far as they go together"
     kinds = {f.name: type(getattr(recipe, f.name)) for f in fields(Recipe)}
     if 'backbone' in values: values['model'] = values.pop('backbone').replace('-', '_')
     new = {k: _cast(k, v, kinds[choose(k, kinds, 'recipe field')]) for k,v in values.items()}
@@ -179,15 +177,32 @@ def change(
     _check_together(new)
     return new
 
+# %% ../../nbs/30_train.recipes.ipynb #b6c1ce02
+def change(
+    recipe:Recipe, # To start from
+    **values # Fields and their new values, as text or as they are
+)->Recipe: # A changed copy
+    "A copy of a recipe with other values, checked"
+    new = _with(recipe, values)
+    if why := _moot(new): raise WorkbookError(why)
+    return new
+
 # %% ../../nbs/30_train.recipes.ipynb #500d7007
 def _moot(r):
     "A field that is set and means nothing to a recipe, and to what"
     changed = lambda **plain: next((k for k,v in plain.items() if getattr(r, k)!=v), None)
     if r.frozen and (k := changed(head_epochs=0, unfreeze_from='', freeze_norms=False, augment='none', erase=0, mix='none')):
         return f'{k} means nothing to a frozen network, whose features are computed once: choose frozen=false, or views=3 for augmented views'
+    if r.views>2 and not (r.frozen and r.model): return 'views is for photos that a frozen network sees: choose augment for a whole one'
+    if r.mix=='none' and (k := changed(mix_alpha=.4)): return f'{k} is for mixed photos: choose mix=mixup or mix=cutmix as well'
     if not r.model and (k := changed(gray=False, freeze_norms=False, augment='none', erase=0, mix='none', tta=1, drop_half=0)): return f'{k} is for photos, and this recipe takes words alone'
+    if r.tta>2 and not r.frozen and r.augment in ('none','trivial'): return f'tta {r.tta} looks at photos changed as in training, and augment is {r.augment}: choose tta=2 for the mirror image, or another augment'
     if not r.text and (k := changed(drop_half=0)): return f'{k} is for photos with words, and this recipe takes photos alone'
     if r.text and (k := changed(mix='none')): return f'{k} is for photos alone: words cannot be mixed'
+    if r.text=='tfidf' and (k := changed(loss='cross-entropy', label_smoothing=0, ema=0, l2=0, clip=0, accumulate=1, patience=0)): return f'{k} means nothing to tfidf, which is solved in one go'
+    if not r.text and (k := changed(max_tokens=128)): return f'{k} is for words, and this recipe takes photos alone'
+    if r.text not in OWN and (k := changed(tokens='words', text_dim=64)): return f'{k} is for {", ".join(OWN)}'
+    if r.model and r.text and (k := changed(head='normed')): return f'{k} is for photos or words alone: for both choose a fusion'
     if r.text not in ('bow','tfidf') and (k := changed(pairs=0)): return f'{k} is for bow and tfidf'
     if r.text!='bow' and (k := changed(idf=False)): return f'{k} is for bow'
     if (r.text in OWN or not r.text) and (k := changed(pooling='mean')): return f'{k} is for transformers'
@@ -201,12 +216,11 @@ def _check_together(r):
     weights = r.model and r.model not in FROM_SCRATCH or r.text and r.text not in OWN
     if r.pretrained and not weights: raise WorkbookError(f'there are no pretrained weights of {r.model or r.text}: choose --pretrained false')
     if r.frozen and (r.model in FROM_SCRATCH or not r.model and r.text in OWN): raise WorkbookError(f'{r.model or r.text} is trained from nothing: frozen it would learn nothing')
-    if r.model and r.text and (not r.hidden or r.fusion=='attention' and r.hidden%4):
+    if r.model and r.text and (r.hidden<4 or r.fusion=='attention' and r.hidden%4):
         raise WorkbookError(f'hidden {r.hidden} is no width for photos with words: choose 4 or more, for attention a multiple of 4')
     if r.text=='tfidf' and r.model: raise WorkbookError('tfidf stands alone: choose bow, lstm or a transformer for words beside photos')
     if r.gray and r.model not in FROM_SCRATCH and r.model: raise WorkbookError(f'gray is for networks from scratch ({", ".join(FROM_SCRATCH)}): {r.model} needs colour')
     if r.frozen and r.model and r.tta>2: raise WorkbookError(f'tta {r.tta} means nothing to a frozen network: choose 1, or 2 for the mirror image as well')
-    if why := _moot(r): raise WorkbookError(why)
 
 # %% ../../nbs/30_train.recipes.ipynb #2a1e6ef8
 PACKAGES = ('garbage_clf','torch','torchvision','fastai','timm','transformers','tokenizers','scikit-learn','numpy')
@@ -233,7 +247,7 @@ def load_recipe(
     if isinstance(d.get('augment'), bool): d['augment'] = 'ours' if d['augment'] else 'none' # As older runs have it
     d.setdefault('views', 1) # As older runs have it
     start = Recipe(*(d.pop(k, '') for k in ('name','about','model')))
-    return change(start, **d)
+    return _with(start, d)
 
 # %% ../../nbs/30_train.recipes.ipynb #c8c140c7
 def get_recipe(

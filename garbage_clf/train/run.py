@@ -376,7 +376,7 @@ def _fit(items, recipe, out, device, cbs):
     own = inputs[torch.from_numpy(held)]
     results,alone = say(own),{}
     if len(takes(recipe))==2: alone = {h: (r := say(only(own, h)))[r[h].notna()] for h in ('image','text')}
-    seconds = dict(load=loaded-start, fit=fitted-loaded, evaluate=time.time()-fitted)
+    seconds = dict(load=loaded-start, fit=max(fitted-loaded, stats.seconds.sum()), evaluate=time.time()-fitted) # The epochs before --resume count
     _write_run(out, recipe, items, model, words, stats, results, alone, {k:round(v, 2) for k,v in seconds.items()})
 
 # %% ../../nbs/33_train.run.ipynb #5526a7f6
@@ -414,7 +414,9 @@ def _held_out(run, items):
     "The items of a table that a run can be judged on"
     items = items.assign(split=items.split.fillna('test'))
     held = items[items.split!='train'] if (items.split!='train').any() else items.assign(split='test')
-    used = run.items[run.items.split=='train']
+    known = (run.path/'items.csv').exists()
+    if not known: log.warning('the run has no items.csv: nobody knows whether it was trained on some of these items')
+    used = run.items[run.items.split=='train'] if known else items[:0]
     trained = held.image.isin(used.image.dropna()) | _copies(held.image, used.image)
     if trained.any(): log.warning('%d of %d items are left out: the run was trained on them', trained.sum(), len(held))
     if trained.all(): raise WorkbookError('the run was trained on all of these items: judge it on others')
@@ -445,7 +447,7 @@ def evaluate(
 )->tuple[dict,pd.DataFrame]: # Figures by split, and the table of results
     "Judge a run's model"
     run = Run(run)
-    held,classes = _held_out(run, run.items if items is None else items),run.labels['classes']
+    held,classes = run.items[run.items.split!='train'] if items is None else _held_out(run, items),run.labels['classes']
     need_halves(held, takes(run.recipe), train=False)
     x,bad = raw_inputs(held, run.recipe, run.words)
     _refuse(held, bad)

@@ -7,6 +7,7 @@ __all__ = ['FORMS', 'INPUTS', 'export_weights', 'read_weights']
 
 # %% ../../nbs/51_use.export.ipynb #6abb6005
 import json, shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from ..core import WorkbookError, write_json
 from ..data.download import sha256
 from ..models.core import choose
+from ..train.inputs import WORD_FILES
 from ..train.run import Run, load_model
 
 # %% ../../nbs/51_use.export.ipynb #cc2d077b
@@ -30,7 +32,7 @@ def _describe(run, form, tensors):
     each = {k: dict(shape=list(v.shape), dtype=str(v.dtype).removeprefix('torch.')) for k,v in tensors.items()}
     return dict(form=form, model=r.model, head=dict(style=r.head, hidden=r.hidden, dropout=r.dropout), gray=r.gray, classes=run.labels['classes'], size=r.size,
         text=r.text, input=[INPUTS[h] for h in run.labels['inputs']], output='one score a class; softmax gives probabilities',
-        parameters=sum(v.numel() for v in tensors.values() if v.is_floating_point()), tensors=each)
+        recipe=asdict(r), parameters=sum(v.numel() for v in tensors.values() if v.is_floating_point()), tensors=each)
 
 # %% ../../nbs/51_use.export.ipynb #e9e868fb
 def export_weights(
@@ -48,6 +50,8 @@ def export_weights(
     elif form=='pt': torch.save({k: v.contiguous() for k,v in tensors.items()}, out/'model.pt')
     else:
         for k,v in tensors.items(): np.save(out/'tensors'/f'{k}.npy', v.numpy(), allow_pickle=False)
+    for f in WORD_FILES:
+        if (run.path/f).exists(): shutil.copyfile(run.path/f, out/f)
     about,files = _describe(run, form, tensors),sorted(p for p in out.rglob('*') if p.is_file())
     write_json(out/'weights.json', dict(about, files={p.relative_to(out).as_posix(): sha256(p) for p in files}))
     return out

@@ -28,8 +28,19 @@ def expand(
     "The photos that some paths stand for"
     def one(p):
         if Path(p).is_dir(): return [str(f) for f in find_photos(p)] or [f'{p} (a folder without photos)']
-        return sorted(glob.glob(p, recursive=True)) or [p] if glob.has_magic(p) and not Path(p).exists() else [p]
+        if Path(p).exists() or not glob.has_magic(p): return [p]
+        return sorted(f for f in glob.glob(p, recursive=True) if not Path(f).is_dir()) or [p]
     return [f for p in paths for f in one(str(p))]
+
+# %% ../../nbs/50_use.predict.ipynb #c5bc2e22
+def _rows(path, columns, alone):
+    "What one path stands for: a table's rows, or photos; among others, a table that cannot be read is one bad file"
+    if Path(str(path)).suffix.lower() in READERS:
+        try: return from_table(path, **(dict(split='', group='') | columns))[['image','text']]
+        except WorkbookError as e:
+            if alone: raise
+            log.warning(str(e).replace(str(Path(path).absolute()), str(path)))
+    return pd.DataFrame(dict(image=expand([path]), text=None), dtype='string')
 
 # %% ../../nbs/50_use.predict.ipynb #784955a4
 def asked(
@@ -39,16 +50,13 @@ def asked(
     columns:dict=None # For tables: image=, text=: which column holds it
 )->pd.DataFrame: # image, text; one row an answer, in order
     "What is to be predicted, row by row"
-    def one(p):
-        if Path(str(p)).suffix.lower() in READERS: rows = from_table(p, **(columns or {}))[['image','text']]
-        else: rows = pd.DataFrame(dict(image=expand([p]), text=None), dtype='string')
-        return add_names(rows) if names else rows
-    rows = pd.concat([one(p) for p in paths], ignore_index=True) if len(paths) else pd.DataFrame(dict(image=[], text=[]), dtype='string')
-    if text is None: return rows
-    texts = [text]*max(len(rows), 1) if isinstance(text, str) else list(text)
-    if not len(rows): return pd.DataFrame(dict(image=None, text=texts), dtype='string')
-    if len(rows)!=len(texts): raise WorkbookError(f'{len(rows)} photos and {len(texts)} texts: give one text for all, or one for each')
-    return rows.assign(text=rows.text.fillna(pd.Series(texts, dtype='string')))
+    rows = pd.concat([_rows(p, columns or {}, len(paths)==1) for p in paths], ignore_index=True) if len(paths) else pd.DataFrame(dict(image=[], text=[]), dtype='string')
+    if text is not None:
+        texts = [text]*max(len(rows), 1) if isinstance(text, str) else list(text)
+        if not len(rows): return pd.DataFrame(dict(image=None, text=texts), dtype='string')
+        if len(rows)!=len(texts): raise WorkbookError(f'{len(rows)} photos and {len(texts)} texts: give one text for all, or one for each')
+        rows = rows.assign(text=rows.text.fillna(pd.Series(texts, dtype='string')))
+    return add_names(rows) if names else rows
 
 # %% ../../nbs/50_use.predict.ipynb #e99e8ffa
 @dataclass
@@ -152,7 +160,7 @@ def _one(self:Predictor, said, probs, strange):
     line = labels['sure_above'] if len(used)==len(self.halves) else labels['sure_above_alone'][used[0]]
     label,p = self.classes[int(probs.argmax())],float(probs.max())
     each = {c: round(float(q), 4) for c,q in zip(self.classes, probs)}
-    sure = p>=line and not (strange and used==['text'])
+    sure = round(p, 6)>=line and not (strange and used==['text'])
     return Prediction(**said, label=label, probability=round(p, 4), sure=sure, bin=self.bins[label], probabilities=each, note=UNKNOWN if strange else '')
 
 # %% ../../nbs/50_use.predict.ipynb #a1f70330
