@@ -21,15 +21,15 @@ from ..train.run import Run, judge, load_model
 # %% ../../nbs/43_analysis.explain.ipynb #a1acd399
 def _last_map(net, *inputs):
     "The last layer of a backbone that gives a map of places, and what it gave"
-    outs = []
+    last = []
     def keep(m, x, y):
-        if isinstance(y, torch.Tensor) and y.ndim>2 and y[0,0].numel()>1: outs.append(y)
+        if isinstance(y, torch.Tensor) and y.ndim>2 and y[0,0].numel()>1: last[:] = [y]
     hooks = [m.register_forward_hook(keep) for m in getattr(net.backbone, 'body', net.backbone).modules()]
     try: score = net(*inputs)
     finally:
         for h in hooks: h.remove()
-    if not outs or outs[-1].ndim!=4 or outs[-1].shape[2]!=outs[-1].shape[3]: raise WorkbookError('this network has no map of places to look at: Grad-CAM needs a convolutional one')
-    return score,outs[-1]
+    if not last or last[0].ndim!=4 or last[0].shape[2]!=last[0].shape[3]: raise WorkbookError('this network has no map of places to look at: Grad-CAM needs a convolutional one')
+    return score,last[0]
 
 # %% ../../nbs/43_analysis.explain.ipynb #a8f36894
 def grad_cam(
