@@ -1,5 +1,5 @@
 "A training that is killed goes on where it stopped, and ends as if nothing had happened"
-import json, signal, subprocess, sys
+import csv, json, signal, subprocess, sys
 
 from garbage_clf.data.sample import sample_items
 
@@ -35,4 +35,6 @@ def test_kill_9_and_resume(tmp_path):
         err = p.communicate()[1]
         assert p.returncode==0 and ('going on after epoch' in err)==('resume' in words), err[-2000:]
     assert metrics(tmp_path/'killed')==metrics(tmp_path/'straight')
+    with open(tmp_path/'killed'/'training_stats.csv') as f: epochs = sum(float(r['seconds']) for r in csv.DictReader(f))
+    assert json.loads((tmp_path/'killed'/'metrics.json').read_text())['seconds']['fit']>=epochs-.01 # Also those before it was killed
     assert (tmp_path/'killed'/'model.safetensors').read_bytes()==(tmp_path/'straight'/'model.safetensors').read_bytes()
