@@ -41,6 +41,13 @@ def check_rules(
             raise WorkbookError(f'{name}: {label} goes to {b!r}, which is not a bin: choose from {", ".join(map(str, bins))}')
     return rules
 
+# %% ../nbs/01_bins.ipynb #4c9d7358
+def _twice(node):
+    "The first word that stands twice in one list of a YAML tree, or nothing"
+    if not hasattr(node, 'value') or node.id!='mapping': return None
+    words = [k.value for k,_ in node.value]
+    return next((w for i,w in enumerate(words) if w in words[:i]), None) or next((w for _,v in node.value if (w := _twice(v))), None)
+
 # %% ../nbs/01_bins.ipynb #2eab00e4
 def read_rules(
     path:str|Path=None # A YAML file; none for the rules of the package
@@ -48,10 +55,13 @@ def read_rules(
     "Local rules from label to bin"
     import yaml
     src = files('garbage_clf').joinpath('bins.yaml') if path is None else Path(path)
-    try: rules = yaml.safe_load(src.read_text(encoding='utf-8'))
+    try:
+        text = src.read_text(encoding='utf-8')
+        rules,twice = yaml.safe_load(text),_twice(yaml.compose(text))
     except OSError as e: raise WorkbookError(f'cannot read the rules {src}: {e.strerror}') from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise WorkbookError(f'{src} is not YAML: {" ".join(str(e).split())}') from e
+    if twice: raise WorkbookError(f'{src} has {twice!r} twice: keep one')
     return check_rules(rules, Path(str(src)).name)
 
 # %% ../nbs/01_bins.ipynb #6cf2c8e5

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log', 'M_TRIM_THRESHOLD', 'M_TOP_PAD', 'M_MMAP_MAX', 'WorkbookError', 'atomic', 'write_text', 'write_json',
            'write_tensors', 'lock', 'whole_folder', 'cache_dir', 'log_to', 'seed_everything', 'pick_device',
-           'out_of_memory', 'in_notebook', 'progress', 'hold_memory']
+           'in_notebook', 'progress', 'hold_memory', 'out_of_memory']
 
 # %% ../nbs/00_core.ipynb #4f3a0d21
 import ctypes, json, logging, os, sys, tempfile, warnings
@@ -146,13 +146,6 @@ def pick_device(
     if name.startswith('cuda:'): torch.cuda.set_device(name) # Streams and random numbers are the current device's
     return torch.device(name)
 
-# %% ../nbs/00_core.ipynb #22c17ca2
-def out_of_memory(
-    e:Exception # Any
-)->bool: # True where a device or the computer was full
-    "Whether an error says that there is not enough memory"
-    return isinstance(e, MemoryError) or type(e).__name__=='OutOfMemoryError' or "can't allocate memory" in str(e)
-
 # %% ../nbs/00_core.ipynb #81a1d3c8
 def in_notebook()->bool: # A live one, where a widget can be drawn
     "Whether this runs in Jupyter"
@@ -192,3 +185,10 @@ def hold_memory():
     try: yield
     finally:
         if libc: libc.mallopt(M_MMAP_MAX, 65536), libc.mallopt(M_TRIM_THRESHOLD, 128<<10), libc.mallopt(M_TOP_PAD, 128<<10), libc.malloc_trim(0)
+
+# %% ../nbs/00_core.ipynb #22c17ca2
+def out_of_memory(
+    e:Exception # Any
+)->bool: # True where a device or the computer was full
+    "Whether an error says that there is not enough memory"
+    return isinstance(e, MemoryError) or type(e).__name__=='OutOfMemoryError' or "can't allocate memory" in str(e)

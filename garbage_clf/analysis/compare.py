@@ -79,6 +79,8 @@ def summary(
         figures = dict(accuracy=100*share.mean(), spread=100*share.std() if len(df)>1 else float('nan'), low=100*low, high=100*high)
         return pd.Series(dict(seeds=len(df), **{k: round(v, 1) for k,v in figures.items()}, n=n, seconds=round(df.seconds.median()), device=', '.join(df.device.unique())))
     rows = rows.dropna(subset=[f'{split}_n']) if f'{split}_n' in rows else rows[:0]
+    twice = rows[rows.duplicated(['recipe','model','seed',f'{split}_n'])]
+    if len(twice): raise WorkbookError(f'{twice.recipe.iloc[0]} has two rows with seed {twice.seed.iloc[0]}, so they were judged on different items: take those of one split')
     if not len(rows): raise WorkbookError(f'no run was judged on {split} items')
     return pd.DataFrame([dict(recipe=name, model=model, **one(df)) for (name,model,_),df in rows.groupby(['recipe','model',f'{split}_n'], sort=False)])
 

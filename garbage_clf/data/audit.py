@@ -75,7 +75,7 @@ def _odd(f, paths):
         'blurred': ('warning', 'no edge is steeper than after a blur of a hundredth of its size', (f.sharpness<.21) & (f.contrast>=PLAIN)),
         'tiny': ('warning', 'its shorter side has less than 64 pixels', short<64), 'long and narrow': ('warning', 'more than four times as long as wide: it is squeezed into a square', long>4*short),
         'huge': ('note', 'more than 50 megapixels: slow to read', f.width*f.height>50e6), 'moving': ('note', 'several pictures in one file: the first is used', f.frames>1),
-        'CMYK': ('note', 'made for printing: colours are converted', f['mode']=='CMYK'), 'deep': ('note', 'more than 8 bits a channel: cut down to 8', f.deep==True),
+        'CMYK': ('note', 'made for printing: colours are converted', f['mode']=='CMYK'), 'deep': ('note', 'more than 8 bits a channel: cut down to 8; almost black where only the lower bits are used', f.deep==True),
         'transparent': ('note', 'laid on white', f.transparent==True), 'turned': ('note', 'stored turned, with a note in its EXIF block: set upright', f.turned==True),
         'wrong ending': ('note', 'the file is of another kind than its name says', ~ending)}
 
@@ -112,10 +112,10 @@ def check_copies(
 )->list[Finding]:
     "The same photo twice, and nearly the same"
     copies,near = _copies(facts),pairs[pairs.alike]
-    path,label = items.image,items.label.fillna('')
+    path,label = items.image,items.label
     listed = copies[path[copies.a].to_numpy()==path[copies.b].to_numpy()]
     copies = copies.drop(listed.index)
-    differ = lambda p: label[p.a].to_numpy()!=label[p.b].to_numpy()
+    differ = lambda p: (label[p.a].array!=label[p.b].array).fillna(False).astype(bool) # One without a label contradicts nothing
     def finding(level, kind, p, says): return Finding(level, kind, len({*p.a,*p.b}), says, _pair_rows(items, p, **({'likeness':p.likeness} if 'likeness' in p else {})))
     odd,odd_near = differ(copies),differ(near)
     all_of = [finding('error', 'identical, two labels', pd.concat([copies[odd],listed[differ(listed)]]), 'the same bytes under different labels: one of them is wrong, or both'),
@@ -202,6 +202,19 @@ def check_texts(
         if n: found.append(Finding(level, f'texts seen before {s}', n, says, _proof(items, which)))
     return found
 
+# %% ../../nbs/12_data.audit.ipynb #6c7791f3
+def _binned(values):
+    "Numbers in twenty bins, other values as they are"
+    return pd.qcut(values, 20, duplicates='drop') if pd.api.types.is_numeric_dtype(values) and values.nunique()>20 else values
+
+# %% ../../nbs/12_data.audit.ipynb #7619a6c5
+def _values(column):
+    "A column's lists as text, its numbers as numbers even where a file had them as text, its empty cells as missing"
+    if pd.api.types.is_numeric_dtype(column): return column
+    plain = column.map(lambda v: str(v) if isinstance(v, (list,dict,np.ndarray)) else pd.NA if isinstance(v, str) and not v.strip() else v)
+    numbers = pd.to_numeric(plain, errors='coerce').astype('Float64').astype(float)
+    return numbers if (numbers.notna()==plain.notna()).all() else plain
+
 # %% ../../nbs/12_data.audit.ipynb #e4d72427
 def predicted_by(
     values:pd.Series, # One column, any kind
@@ -209,8 +222,7 @@ def predicted_by(
     seed:int=0 # Of the five folds
 )->float: # Share of labels right under cross-validation, 0..1
     "How well one column alone predicts the label"
-    if pd.api.types.is_numeric_dtype(values) and values.nunique()>20: values = pd.qcut(values, 20, duplicates='drop')
-    d = pd.DataFrame(dict(v=pd.factorize(values, use_na_sentinel=False)[0], l=pd.factorize(labels)[0]))
+    d = pd.DataFrame(dict(v=pd.factorize(_binned(values), use_na_sentinel=False)[0], l=pd.factorize(labels)[0]))
     fold,right = np.random.default_rng(seed).permutation(len(d))%5,0
     for k in range(5):
         n = d[fold!=k].groupby(['v','l']).size().rename('n').reset_index().sort_values('n', kind='stable').drop_duplicates('v', keep='last')
@@ -221,8 +233,7 @@ def predicted_by(
 # %% ../../nbs/12_data.audit.ipynb #28d4299f
 def _carried(items, facts):
     "Columns that are no part of an item, and what photos carry besides their picture"
-    plain = lambda v: v.map(str) if v.map(lambda o: isinstance(o, (list,dict,np.ndarray))).any() else v
-    other = {f'column {c}': plain(items[c]) for c in items.columns if c not in COLUMNS and c!='label_idx'}
+    other = {f'column {c}': _values(items[c]) for c in items.columns if c not in COLUMNS and c!='label_idx'}
     f = facts[facts.error.isna()].reindex(items.index)
     size = f.width.astype('string')+' x '+f.height.astype('string')
     ending = items.image.map(lambda p: Path(p).suffix, na_action='ignore')
@@ -239,11 +250,11 @@ def check_columns(
     base,found = d.label.value_counts(normalize=True).iloc[0],[]
     for name,values in _carried(items, facts).items():
         values = values[d.index]
-        if values.nunique()<2: continue
+        if values.nunique(dropna=False)<2: continue
         right = predicted_by(values, d.label)
         if right-base<.5*(1-base) or wilson(round(right*len(d)), len(d))[0]<=base: continue
         says = f'alone it predicts {right:.1%} of the labels (always saying the commonest: {base:.1%}): a model may learn this and nothing else'
-        rows = pd.crosstab(values.astype('string').rename('value'), d.label)
+        rows = pd.crosstab(_binned(values).astype('string').fillna('none').rename('value'), d.label)
         found.append(Finding('warning', f'{name} gives the label away', len(d), says, rows.loc[rows.sum(axis=1).nlargest(20).index].reset_index()))
     return found + _named_in_text(d)
 
@@ -263,6 +274,11 @@ def _named_in_text(d):
 # %% ../../nbs/12_data.audit.ipynb #62a2a1a0
 def _counts(items, column='label'): return items[column].value_counts().rename('items').rename_axis(column).reset_index()
 
+# %% ../../nbs/12_data.audit.ipynb #11240793
+def _spelling(labels):
+    "Labels in the form in which spellings of one are recognised; signs, as in -1 and 1, keep them apart"
+    return labels.str.normalize('NFC').str.casefold().str.replace(r'(?<=\w)[\s_-]+(?=\w)', ' ', regex=True)
+
 # %% ../../nbs/12_data.audit.ipynb #cb948dbf
 def check_labels(
     items:pd.DataFrame # Items, with groups
@@ -272,9 +288,9 @@ def check_labels(
     if not len(d): return [Finding('note', 'no labels', len(items), 'nothing can be trained or judged on these, only predicted', items[:0])]
     none = items.index[items.label.isna()]
     if len(none): found.append(Finding('error', 'no label', len(none), 'some items have no label: fill it in or remove them', _proof(items, none)))
-    plain = plain_words(d.label)
+    plain = _spelling(d.label)
     spelt = d[d.label.groupby(plain).transform('nunique')>1]
-    if len(spelt): found.append(Finding('error', 'one class, several spellings', len(spelt), 'labels that differ only in case, spaces or punctuation: settle on one', _counts(spelt)))
+    if len(spelt): found.append(Finding('error', 'one class, several spellings', len(spelt), 'labels that differ only in case, spaces or hyphens: settle on one', _counts(spelt)))
     n = d.group.fillna(d.index.to_series().astype(str)).groupby(d.label).nunique().sort_values()
     few,counts = n[n<3],d.label.value_counts()
     if len(n)==1: found.append(Finding('error', 'one class', len(d), 'a classifier needs at least two', _counts(d)))
@@ -313,7 +329,7 @@ def check_splits(
 # %% ../../nbs/12_data.audit.ipynb #eb18cb7f
 def _from_root(paths, all_paths):
     "Paths from the folder that holds all photos"
-    root = os.path.commonpath([os.path.dirname(p) for p in all_paths.dropna()] or [''])
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in all_paths.dropna()] or [''])
     return paths.map(lambda p: Path(os.path.relpath(p, root)).as_posix() if root else p, na_action='ignore').astype('string')
 
 # %% ../../nbs/12_data.audit.ipynb #60d70f5f
@@ -433,6 +449,15 @@ def audit_page(
 @patch
 def _repr_html_(self:Audit): return audit_page(self, 8)
 
+# %% ../../nbs/12_data.audit.ipynb #6dfc6603
+def _but_one(pairs):
+    "Of each photo's copies all but one as `drop`: a labelled one stays, and one that judges, so that no part of a split loses its item"
+    for first,rows in pairs.groupby('image', sort=False):
+        one = rows.to_dict('records')
+        copies = [(first,one[0].get('label'),one[0].get('split')), *((r['image 2'],r.get('label 2'),r.get('split 2')) for r in one)]
+        stays = max(copies, key=lambda c: (pd.notna(c[1]),['train','valid','test'].index(c[2]) if pd.notna(c[2]) else -1))
+        yield from ((image,pd.NA,label,'drop',f'same file as {short_name(stays[0])}') for image,label,_ in copies if image!=stays[0])
+
 # %% ../../nbs/12_data.audit.ipynb #e22d3988
 def _proposals(a):
     "Rows of a corrections table, for one audit"
@@ -443,7 +468,7 @@ def _proposals(a):
             for r in one:
                 yield r['image'],pd.NA,r.get('label'),'drop',f'same file as {short_name(r["image 2"])}, which is {r.get("label 2")}'
                 yield r['image 2'],pd.NA,r.get('label 2'),'drop',f'same file as {short_name(r["image"])}, which is {r.get("label")}'
-        if f.kind=='identical': yield from ((r['image 2'],pd.NA,r.get('label 2'),'drop',f'same file as {short_name(r["image"])}') for r in one)
+        if f.kind=='identical': yield from _but_one(f.rows)
     leaks = leaking(a.items[a.items.image.notna()])
     yield from ((i.image,pd.NA,i.label,'drop',f'its twin is to judge it (group {i.group})') for i in leaks.itertuples())
 
@@ -453,9 +478,12 @@ def corrections(self:Audit)->pd.DataFrame: # image, text, label, action, reason
     "What the audit would change, for you to edit"
     rows = pd.DataFrame(_proposals(self), columns=['image','text','label','action','reason']).drop_duplicates(['image','text','label'])
     common = self.items.label.value_counts()
-    plain = plain_words(self.items.label)
-    best = common.groupby(plain_words(common.index.to_series())).idxmax()
+    plain = _spelling(self.items.label)
+    best = common.groupby(_spelling(common.index.to_series())).idxmax()
     spelt = self.items[(self.items.label!=plain.map(best)).fillna(False)]
+    disputed = plain.groupby(self.items.text.where(self.items.image.isna())).transform('nunique')[spelt.index]>1
+    if disputed.any(): log.warning('%d items with another spelling of their class are not put down: a text stands for all that have it, and theirs have other classes too', disputed.sum())
+    spelt = spelt[~disputed]
     more = spelt.assign(label=plain[spelt.index].map(best), action='relabel', reason='spelt '+spelt.label)[rows.columns]
     out = pd.concat([rows, more[~more.image.isin(rows.image.dropna())]], ignore_index=True).astype('string')
     return out.assign(image=_from_root(out.image, self.items.image))

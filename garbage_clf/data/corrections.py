@@ -24,11 +24,11 @@ def read_corrections(
     "Corrections from a file"
     where = files('garbage_clf')/'data'/'trashnet_corrections.csv' if str(path)=='trashnet' else Path(path)
     try: df = pd.read_csv(where, dtype='string', encoding='utf-8-sig', keep_default_na=False).replace('', pd.NA)
-    except FileNotFoundError as e: raise WorkbookError(f'no corrections at {path}: check the path') from e
+    except OSError as e: raise WorkbookError(f'no corrections at {path} ({e.strerror}): check the path') from e
     except ValueError as e: raise WorkbookError(f'{path} is not a CSV in UTF-8: {" ".join(str(e).split())}') from e
     if 'action' not in df or not {'image','text'} & set(df): raise WorkbookError(f'{path} is no corrections file: its columns should be {",".join(CORRECTIONS)}')
-    df = df.reindex(columns=CORRECTIONS)
-    df = df.assign(image=df.image.str.replace('\\', '/'), action=df.action.str.strip().str.lower())
+    df = df.reindex(columns=CORRECTIONS).astype('string')
+    df = df.assign(image=df.image.str.replace('\\', '/'), label=df.label.str.strip(), action=df.action.str.strip().str.lower())
     for i,r in enumerate(df.itertuples(), 2):
         if r.action not in ACTIONS: raise WorkbookError(f'{path}, row {i}: action {r.action!r} is not one of {", ".join(ACTIONS)}')
         if r.action=='relabel' and pd.isna(r.label): raise WorkbookError(f'{path}, row {i}: relabel needs a label')
@@ -49,7 +49,7 @@ def _find(items, corrections):
     for r in corrections.itertuples():
         hit = texts.get(r.text, []) if pd.isna(r.image) else photos[r.image.count('/')+1].get(r.image, [])
         if not pd.isna(r.image) and items.image[hit].nunique()>1: raise WorkbookError(f'the correction for {r.image} fits {len(hit)} photos: write more of its path')
-        if len(hit)>1 and r.action=='drop': hit = [i for i in hit if items.label[i]==r.label] or hit if not pd.isna(r.label) else hit
+        if len(hit)>1 and r.action=='drop' and not pd.isna(r.label): hit = [i for i in hit if items.label[i]==r.label]
         yield r,hit
 
 # %% ../../nbs/12_data.corrections.ipynb #3a34793d

@@ -7,7 +7,7 @@ __all__ = ['ALIKE', 'CROWD', 'STRICT', 'PLAIN', 'similar_hashes', 'likeness', 'n
            'group_duplicates', 'contradictory']
 
 # %% ../../nbs/12_data.duplicates.ipynb #6d28cc7b
-import os
+import os, unicodedata
 
 import numpy as np, pandas as pd
 
@@ -97,7 +97,9 @@ def plain_words(
     text:pd.Series # Strings or missing
 )->pd.Series: # Lower case, one space between words, no punctuation
     "Texts in the form in which copies are recognised"
-    return text.str.lower().str.replace(r'[\W_]+', ' ', regex=True).str.strip()
+    kept = lambda m: m[0] if unicodedata.category(m[0])[0]=='M' else ' ' # Vowel signs of Hindi or Thai are marks, and parts of a word
+    plain = text.str.normalize('NFC').str.lower().str.replace(r'[^\w\x00-\x7f]', kept, regex=True)
+    return plain.str.replace('[^0-9a-z\x80-\U0010ffff]+', ' ', regex=True).str.strip()
 
 # %% ../../nbs/12_data.duplicates.ipynb #19bb8202
 def _links(keys):

@@ -140,7 +140,10 @@ def text_features(
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
     if items.text.dropna().nunique()<3: raise WorkbookError('fewer than three different texts: nothing to compare')
-    words = TfidfVectorizer(ngram_range=(1,2), min_df=2 if len(items)>100 else 1, sublinear_tf=True).fit_transform(items.text.fillna(''))
+    count = lambda least: TfidfVectorizer(ngram_range=(1,2), min_df=least, sublinear_tf=True, token_pattern=r'(?u)\w+').fit_transform(items.text.fillna(''))
+    try: words = count(2 if len(items)>100 else 1)
+    except ValueError: words = count(1) # No word comes twice
+    if words.shape[1]<2: raise WorkbookError('fewer than two different words: nothing to compare')
     return TruncatedSVD(min(50, words.shape[1]-1), random_state=0).fit_transform(words)
 
 # %% ../../nbs/13_data.explore.ipynb #cfd64216
@@ -233,9 +236,8 @@ def explore(
         plot_photo_facts(items, facts), plot_colors(items, facts)
         montage(items)
     if items.text.notna().any(): plot_text_lengths(items.assign(label=items.label.fillna('no label')))
-    if features is None and not len(facts): features = text_features(items)
-    elif features is not None: features = features[whole]
-    if features is None or not labelled: return strangers(items, pd.DataFrame(dict(strange=[], other=[], cosine=[])), 0)
+    if not labelled or features is None and len(facts): return strangers(items, pd.DataFrame(dict(strange=[], other=[], cosine=[])), 0)
+    features = text_features(items) if features is None else features[whole]
     near = neighbors(items, features)
     plot_map(items, features, near)
     out = strangers(items, near)

@@ -60,14 +60,15 @@ def _header(im, content):
         transparent=bool(im.has_transparency_data), turned=im.getexif().get(0x112, 1) not in (0,1))
 
 # %% ../../nbs/12_data.facts.ipynb #abae5a4e
-def _appearance(im):
+def _appearance(im, turned):
     "How a photo looks, and its small grey self"
     im.thumbnail((256,256), Image.BILINEAR, reducing_gap=3)
     grey = im.convert('L')
     stat,counts = ImageStat.Stat(grey),np.array(grey.histogram())/(grey.width*grey.height)
     red,green,blue = (round(m, 1) for m in ImageStat.Stat(im).mean)
-    rows = (np.asarray(im)==128).all((1,2))[::-1] # What a JPEG decoder puts where the data have ended
-    return grey,dict(cut=round(float(rows.cumprod().mean()), 3), red=red, green=green, blue=blue, brightness=round(stat.mean[0], 1), contrast=round(stat.stddev[0], 1),
+    flat = (np.asarray(im)==128).all(2) # What a JPEG decoder puts where the data have ended: at the bottom, or at another side of a turned photo
+    sides = [flat.all(1)[::-1], flat.all(1), flat.all(0), flat.all(0)[::-1]][:4 if turned else 1]
+    return grey,dict(cut=round(max(float(s.cumprod().mean()) for s in sides), 3), red=red, green=green, blue=blue, brightness=round(stat.mean[0], 1), contrast=round(stat.stddev[0], 1),
         dark=round(counts[:32].sum(), 3), light=round(counts[224:].sum(), 3), sharpness=round(sharpness(grey), 3))
 
 # %% ../../nbs/12_data.facts.ipynb #39e26c63
@@ -80,14 +81,14 @@ def read_facts(
         with Image.open(io.BytesIO(content)) as im:
             facts = _header(im, content)
             im.draft('RGB', (256,256))
-            grey,looks = _appearance(to_rgb(im))
+            grey,looks = _appearance(to_rgb(im), facts['turned'])
             return dict(facts, **looks),hashes(grey),np.asarray(grey.resize((64,64), Image.BILINEAR, reducing_gap=3))
     except Exception as e: return dict(error=_trouble(e), why='no image format is recognised' if isinstance(e, UnidentifiedImageError) else ' '.join(str(e).split())[:200]),None,None
 
 # %% ../../nbs/12_data.facts.ipynb #bb43d013
 def _database():
     "The facts that are known already"
-    path = cache_dir('facts-2.sqlite')
+    path = cache_dir('facts-3.sqlite')
     for _ in range(2):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

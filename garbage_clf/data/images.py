@@ -19,7 +19,7 @@ def to_rgb(
     im:Image.Image # Of any mode, opened and not yet decoded
 )->Image.Image: # Upright RGB
     "A photo as a model wants it, at its own size"
-    if im.mode=='F': raise ValueError('its pixels are floating-point numbers of unknown range, save it with 8 bits')
+    if im.mode in 'FI': raise ValueError(f'its pixels are {"floating-point" if im.mode=="F" else "32-bit"} numbers of unknown range, save it with 8 bits')
     im = ImageOps.exif_transpose(im)
     if im.mode.startswith('I'): return Image.fromarray((np.asarray(im)/257).clip(0,255).astype('uint8')).convert('RGB')
     if not im.has_transparency_data: return im.convert('RGB')

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'SPLITS', 'PHOTO_ENDINGS', 'CAMERA', 'NAMES', 'READERS', 'TRASHNET_URL', 'to_items', 'short_name',
-           'find_photos', 'from_folder', 'from_photos', 'name_text', 'add_names', 'from_frame', 'from_table',
-           'from_tables', 'from_datasets', 'from_fastai', 'relabel', 'join', 'write_table', 'write_folders',
-           'trashnet_manifest', 'trashnet', 'read_items']
+           'find_photos', 'say_left_out', 'from_folder', 'from_photos', 'name_text', 'add_names', 'from_frame',
+           'from_table', 'from_tables', 'from_datasets', 'from_fastai', 'relabel', 'join', 'write_table',
+           'write_folders', 'trashnet_manifest', 'trashnet', 'read_items']
 
 # %% ../../nbs/10_data.sources.ipynb #cf79d6d9
 import csv, os, re, shutil, unicodedata, warnings
@@ -30,7 +30,7 @@ def to_items(
     "Bring rows into the form that everything else expects"
     df = pd.DataFrame(rows).reset_index(drop=True)
     own = df.reindex(columns=COLUMNS).convert_dtypes().astype('string') # Numbers that are whole stay whole
-    own = own.assign(image=own.image.str.strip(), label=own.label.str.strip(), split=own.split.str.strip().str.lower()).replace(r'^\s*$', pd.NA, regex=True)
+    own = own.assign(image=own.image.str.strip(), label=own.label.str.strip(), split=own.split.str.strip().str.lower(), text=own.text.str.replace('\r\n?', '\n', regex=True)).replace(r'^\s*$', pd.NA, regex=True)
     odd = set(own.split.dropna()) - set(SPLITS)
     if odd: raise WorkbookError(f'split {sorted(odd)[0]!r} is not known: use train, valid and test')
     own['split'] = own.split.map(SPLITS).astype('string')
@@ -47,10 +47,10 @@ def short_name(
 PHOTO_ENDINGS = {'.jpg','.jpeg','.png','.webp','.bmp','.gif','.tif','.tiff'}
 
 # %% ../../nbs/10_data.sources.ipynb #a132eb0f
-def _files(folder):
+def _files(folder, onerror=None):
     "The files in a folder at any depth, sorted, without hidden ones; broken links are files too"
     found,seen = [],set()
-    for root,dirs,names in os.walk(folder, followlinks=True):
+    for root,dirs,names in os.walk(folder, followlinks=True, onerror=onerror):
         visible = [n for n in dirs if not n.startswith(('.','__MACOSX'))]
         real = {n: os.path.realpath(os.path.join(root, n)) for n in visible}
         dirs[:] = [n for n in visible if real[n] not in seen and not os.path.realpath(root).startswith(os.path.join(real[n], ''))]
@@ -63,7 +63,8 @@ def find_photos(
     folder:Path|str # Where to look, at any depth
 )->list[Path]: # Sorted, hidden ones left out
     "The photos in a folder"
-    return [p for p in _files(folder) if p.suffix.lower() in PHOTO_ENDINGS]
+    closed = lambda e: log.warning('%s is left out, it cannot be read: %s', e.filename, e.strerror)
+    return [p for p in _files(folder, closed) if p.suffix.lower() in PHOTO_ENDINGS]
 
 # %% ../../nbs/10_data.sources.ipynb #43dd4a31
 def _writable(paths):
@@ -73,19 +74,28 @@ def _writable(paths):
     if bad: log.warning('%d files are left out, their names are not text: rename them (%s first)', len(bad), ascii(bad[0].name))
     return good
 
+# %% ../../nbs/10_data.sources.ipynb #eafae0f6
+def _folders(folder): return [d for d in sorted(Path(folder).iterdir()) if d.is_dir() and not d.name.startswith(('.','__MACOSX'))]
+
 # %% ../../nbs/10_data.sources.ipynb #55f21e9c
 def _class_rows(folder, split=None):
     "Rows from a folder whose sub-folders are classes"
-    classes = [c for c in sorted(Path(folder).iterdir()) if c.is_dir() and not c.name.startswith(('.','__MACOSX'))]
+    classes = _folders(folder)
     for c in [c for c in classes if c.is_symlink() and c.resolve() in [o.resolve() for o in classes if o!=c]]:
         log.warning('the class folder %s is a link to another one: left out', c.name)
         classes.remove(c)
-    return [dict(image=str(p), label=c.name, split=split) for c in classes for p in _writable(find_photos(c))]
+    photos = {c: _writable(find_photos(c)) for c in classes}
+    empty = [c.name for c,found in photos.items() if not found]
+    if empty: log.warning('%s: no photos in %s, so no class', folder, ', '.join(empty))
+    return [dict(image=str(p), label=c.name, split=split) for c,found in photos.items() for p in found]
 
 # %% ../../nbs/10_data.sources.ipynb #2ee51714
-def _say_left_out(folder, rows):
-    "Log what lies in a folder and is in no row"
-    used = {r['image'] for r in rows}
+def say_left_out(
+    folder:Path|str, # What was asked for
+    used # Paths of its photos that are taken
+):
+    "Log what else lies in a folder"
+    used = {str(p) for p in used}
     rest = [p for p in _files(folder) if str(p) not in used]
     if not rest: return
     kinds = pd.Series([p.suffix.lower() or 'no ending' for p in rest]).value_counts()
@@ -107,7 +117,7 @@ def from_folder(
         raise WorkbookError(
             f'no photos in {folder}: it should hold one folder for each class, with photos '
             f'({" ".join(sorted(PHOTO_ENDINGS))}) inside')
-    _say_left_out(folder, rows)
+    say_left_out(folder, [r['image'] for r in rows])
     return add_names(to_items(rows)) if names else to_items(rows)
 
 # %% ../../nbs/10_data.sources.ipynb #cb507f62
@@ -118,6 +128,7 @@ def from_photos(
     "Items from photos that nobody has labelled"
     photos = _writable(find_photos(Path(folder).absolute()))
     if not photos: raise WorkbookError(f'no photos in {folder}: it should hold some ({" ".join(sorted(PHOTO_ENDINGS))})')
+    say_left_out(Path(folder).absolute(), photos)
     items = to_items(dict(image=[str(p) for p in photos]))
     return add_names(items) if names else items
 
@@ -174,7 +185,9 @@ def _choose(columns, where, said):
 # %% ../../nbs/10_data.sources.ipynb #feaa3293
 def _paths(names, folder, whole):
     "File names as paths inside `folder`, or `whole` ones anywhere; missing ones stay missing"
-    if '\\' in (s := ''.join(names.dropna().head(1000))) and '/' not in s: names = names.str.replace('\\', '/')
+    names = names.mask(names.str.contains('\\', regex=False) & ~names.str.contains('/', regex=False), names.str.replace('\\', '/', regex=False))
+    disks = names[names.str.match('[A-Za-z]:/').fillna(False)]
+    if len(disks) and os.name!='nt': raise WorkbookError(f'{len(disks)} photos are named by a disk of Windows ({disks.iloc[0]} first), which is not here: name them from a folder on')
     paths = names.map(lambda n: os.path.normpath(os.path.join(folder, n)), na_action='ignore').astype('string')
     inside = paths.str.startswith(os.path.join(folder, '')) | (whole & names.str.startswith('/'))
     if not inside.fillna(True).all():
@@ -189,7 +202,7 @@ def _locate(names, labels, folder, whole, optional):
     flat = _paths(names, folder, whole)
     if not any(map(os.path.lexists, flat.dropna())):
         nested = _paths(labels.str.cat(names, sep='/'), folder, whole)
-        if any(map(os.path.lexists, nested.dropna())): flat = nested
+        if any(map(os.path.lexists, nested.dropna())): flat = nested.fillna(flat)
     if not optional: return flat
     gone = flat.notna() & ~flat.map(os.path.lexists, na_action='ignore').fillna(True).astype(bool)
     if gone.any(): log.warning('%d of %d photos are not in %s: of those only the words are used', gone.sum(), names.notna().sum(), folder)
@@ -218,6 +231,7 @@ def from_frame(
     double = next((c for c in chosen.values() if (df.columns==c).sum()>1), None)
     if double: raise WorkbookError(f'{where} has the column `{double}` twice: rename one of them')
     if not len(df): raise WorkbookError(f'{where} has a header and no rows')
+    for noun in [n for n,c in columns.items() if c and n in df and n not in c.split('+')]: log.warning('%s: column `%s` is left out, `%s` is taken as the %s', where, noun, columns[noun], noun)
     rest = [c for c in df.columns if c not in chosen.values() and c not in COLUMNS and not ('label' in chosen and c=='label_idx')]
     try: own = to_items({k: df[c] for k,c in chosen.items()})
     except WorkbookError as e: raise WorkbookError(f'{where}: {e}') from e
@@ -242,7 +256,7 @@ def _read_delimited(path):
     "A CSV or TSV as strings, in pieces"
     encoding,sep = _form(path)
     with open(path, encoding=encoding, newline='') as f: header = [c.strip() for c in next(csv.reader(f, delimiter=sep), [])]
-    if not header: raise pd.errors.EmptyDataError('it is empty')
+    if not header: raise pd.errors.EmptyDataError('its first line is empty, where the names of the columns should be')
     parts,n = [],0
     with warnings.catch_warnings():
         warnings.simplefilter('error', pd.errors.ParserWarning) # A row with more cells than the header
@@ -274,8 +288,19 @@ def from_table(
         raise WorkbookError(f'cannot read {path}: {why}') from e
     return from_frame(df, path.parent, photos, str(path), **columns)
 
+# %% ../../nbs/10_data.sources.ipynb #4f11cf34
+def _is_wide(path):
+    "Whether the first line of a file has more than one column"
+    try: encoding,sep = _form(path)
+    except (ValueError, OSError, csv.Error): return True # Reading it says what is wrong
+    with open(path, encoding=encoding, newline='') as f: return len(next(csv.reader(f, delimiter=sep), []))>1
+
 # %% ../../nbs/10_data.sources.ipynb #86ab2e2b
-def _split_files(folder): return {p: SPLITS[p.stem.lower()] for p in sorted(Path(folder).iterdir()) if p.stem.lower() in SPLITS and p.suffix.lower() in READERS}
+def _split_files(folder):
+    "Tables called train, valid and test, if there is one for train; a list of names in a .txt is none"
+    named = [p for p in sorted(Path(folder).iterdir()) if p.stem.lower() in SPLITS and p.suffix.lower() in READERS]
+    parts = {p: SPLITS[p.stem.lower()] for p in named if p.suffix.lower()!='.txt' or _is_wide(p)}
+    return parts if 'train' in parts.values() else {}
 
 # %% ../../nbs/10_data.sources.ipynb #ead9b4f8
 def from_tables(
@@ -285,7 +310,7 @@ def from_tables(
 )->pd.DataFrame: # Items with that split
     "Items from a table for each split"
     parts = _split_files(folder)
-    if 'train' not in parts.values(): raise WorkbookError(f'no table called train in {folder}: it should hold train.csv, valid.csv and test.csv')
+    if not parts: raise WorkbookError(f'no table called train in {folder}: it should hold train.csv, valid.csv and test.csv')
     return pd.concat([from_table(p, photos, **columns).assign(split=pd.Series(s, dtype='string')[0]) for p,s in parts.items()], ignore_index=True).astype({'split':'string'})
 
 # %% ../../nbs/10_data.sources.ipynb #ea03eb6a
@@ -380,6 +405,8 @@ def write_folders(
     if folder.exists(): raise WorkbookError(f'{folder} is there already: choose another folder')
     odd = items[items.image.isna() | items.label.isna()]
     if len(odd): raise WorkbookError(f'{len(odd)} of {len(items)} items have no photo or no label: folders need both')
+    gone = [p for p in items.image if not os.path.isfile(p)]
+    if gone: raise WorkbookError(f'{len(gone)} of {len(items)} photos are not there ({gone[0]} first): leave them out or bring them back')
     unsafe = [l for l in items.label.unique() if l in ('.','..') or re.search(r'[/\\\0]', l)]
     if unsafe: raise WorkbookError(f'the label {unsafe[0]!r} cannot be the name of a folder: change it with `relabel`')
     with whole_folder(folder.absolute()) as new:
@@ -420,10 +447,11 @@ def trashnet(
 # %% ../../nbs/10_data.sources.ipynb #e818027c
 def _from_any_folder(folder):
     "Items from class folders, or without labels from a folder that has photos and no class folders"
-    inner = [d for d in sorted(Path(folder).iterdir()) if d.is_dir() and not d.name.startswith('.')]
-    if len(inner)==1 and (inner[0]/'train').is_dir():
-        log.warning('%s holds a split: it is taken, not %s', inner[0], folder)
-        return from_folder(inner[0])
+    inner = _folders(folder)
+    deeper = {d.name.lower() for d in _folders(inner[0])} if len(inner)==1 and inner[0].name.lower() not in SPLITS else set()
+    if deeper & set(SPLITS) or deeper and not any(p.suffix.lower() in PHOTO_ENDINGS for p in inner[0].iterdir()):
+        log.warning('%s holds one folder, %s, which holds others: those are taken', folder, inner[0].name)
+        return _from_any_folder(inner[0])
     if inner or not find_photos(folder): return from_folder(folder)
     log.warning('%s has photos and no class folders: their labels are missing', folder)
     return from_photos(folder)

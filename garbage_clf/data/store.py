@@ -95,7 +95,7 @@ def fill(self:Store,
     return np.concatenate([b for _,b in made] or [self.map(0)]),np.array([at.get(d, -1) for d in digests], int)
 
 # %% ../../nbs/14_data.store.ipynb #424df7da
-def cache_table()->'pd.DataFrame': # folder, files, megabytes, and when it was last used, one row an entry
+def cache_table()->'pd.DataFrame': # entry, files, MB, last_written; one row an entry
     "What the cache holds"
     import pandas as pd
     def row(p):

@@ -87,7 +87,7 @@ RECIPES = {r.name: r for r in [
     Recipe('efficientnet-two-stage', 'System B as promised: EfficientNet-B0, a head first, then the rest from a quarter of its layers on', 'efficientnet_b0', frozen=False,
         epochs=30, head_epochs=8, unfreeze_from='25%', freeze_norms=True, batch_size=32, optimizer='adam', schedule='cosine', lr=1e-5, head_lr=1e-3, early_lr=1., weight_decay=0., l2=1e-5,
         head='swish', hidden=192, dropout=.35, label_smoothing=.05, class_weights='0.7..1.6', augment='B', mix='mixup', patience=6, tta=5),
-    Recipe('cnn-5', 'System C as promised: five double blocks from nothing', 'cnn_5', size=200, epochs=100, batch_size=32, optimizer='adam', schedule='warmup-steps',
+    Recipe('cnn-5', 'System C as promised, five double blocks from nothing, and judged with a second look at the mirror image', 'cnn_5', size=200, epochs=100, batch_size=32, optimizer='adam', schedule='warmup-steps',
         lr=1e-3, weight_decay=1e-4, clip=1., hidden=128, dropout=.15, label_smoothing=.1, augment='C', tta=2, patience=30, min_delta=.001, **_scratch),
     Recipe('cnn-3', 'System C as listed: three double blocks from nothing', 'cnn_3', size=200, epochs=100, batch_size=32, optimizer='adam', schedule='warmup-steps',
         lr=1e-3, weight_decay=1e-4, clip=1., hidden=128, dropout=.15, augment='C', patience=30, min_delta=.001, **_scratch),
