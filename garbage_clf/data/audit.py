@@ -461,16 +461,17 @@ def _but_one(pairs):
 # %% ../../nbs/12_data.audit.ipynb #e22d3988
 def _proposals(a):
     "Rows of a corrections table, for one audit"
+    rows = []
     for f in a.findings:
         one = f.rows.to_dict('records')
-        if f.kind in BROKEN: yield from ((r.get('image'),r.get('text'),r.get('label'),'drop',f.kind) for r in one)
+        if f.kind in BROKEN: rows += [(r.get('image'),r.get('text'),r.get('label'),'drop',f.kind) for r in one]
         if f.kind=='identical, two labels':
             for r in one:
-                yield r['image'],pd.NA,r.get('label'),'drop',f'same file as {short_name(r["image 2"])}, which is {r.get("label 2")}'
-                yield r['image 2'],pd.NA,r.get('label 2'),'drop',f'same file as {short_name(r["image"])}, which is {r.get("label")}'
-        if f.kind=='identical': yield from _but_one(f.rows)
-    leaks = leaking(a.items[a.items.image.notna()])
-    yield from ((i.image,pd.NA,i.label,'drop',f'its twin is to judge it (group {i.group})') for i in leaks.itertuples())
+                rows.append((r['image'],pd.NA,r.get('label'),'drop',f'same file as {short_name(r["image 2"])}, which is {r.get("label 2")}'))
+                rows.append((r['image 2'],pd.NA,r.get('label 2'),'drop',f'same file as {short_name(r["image"])}, which is {r.get("label")}'))
+        if f.kind=='identical': rows += _but_one(f.rows)
+    left = a.items[a.items.image.notna() & ~a.items.image.isin([r[0] for r in rows])]
+    return rows + [(i.image,pd.NA,i.label,'drop',f'its twin is to judge it (group {i.group})') for i in leaking(left).itertuples()]
 
 # %% ../../nbs/12_data.audit.ipynb #e5e735c3
 @patch
