@@ -14,7 +14,7 @@ from torch import nn
 from ..core import WorkbookError
 from ..data.images import load_image, load_pixels
 from ..data.text import Halves
-from ..models.core import choose
+from ..models.core import choose, seen
 from ..train.inputs import raw_inputs
 from ..train.run import Run, judge, load_model
 
@@ -37,15 +37,17 @@ def grad_cam(
     photos:torch.Tensor, # B x 3 x H x W, pixels
     classes:torch.Tensor, # The class to explain for each, B
     words:torch.Tensor=None # Token numbers beside them, for a model that takes both
-)->torch.Tensor: # B x H x W, 0..1, of each photo the largest is 1
+)->torch.Tensor: # B x H x W, 0..1, of each photo the largest is 1; of a missing one all are 0
     "Which places of photos spoke for a class"
     net = net.eval()
     with torch.enable_grad():
-        score,places = _last_map(net, photos.float().requires_grad_(), *([] if words is None else [words]))
+        score,places = _last_map(net, photos.detach().float().clone().requires_grad_(), *([] if words is None else [words]))
         grad, = torch.autograd.grad(score[range(len(score)),classes].sum(), places)
     cam = (grad.mean((2,3), keepdim=True)*places).sum(1, keepdim=True).clamp(min=0).detach()
     cam = nn.functional.interpolate(cam, photos.shape[2:], mode='bilinear')[:,0]
-    return cam/cam.amax((1,2), keepdim=True).clamp(min=1e-9)
+    cam = cam/cam.amax((1,2), keepdim=True).clamp(min=1e-9)
+    if len(cam)==len(photos): return cam
+    return cam.new_zeros(len(photos), *cam.shape[1:]).index_put((seen(photos),), cam) # Missing photos do not go through the backbone
 
 # %% ../../nbs/43_analysis.explain.ipynb #7cac1e1a
 def word_shares(

@@ -18,7 +18,7 @@ def wilson(
     from statistics import NormalDist
     z,p = NormalDist().inv_cdf(.5+level/2),correct/n
     mid,half = p + z*z/(2*n), z*(p*(1-p)/n + z*z/(4*n*n))**.5
-    return tuple((mid+s*half)/(1+z*z/n) for s in (-1,1))
+    return tuple(min(max((mid+s*half)/(1+z*z/n), 0.), 1.) for s in (-1,1))
 
 # %% ../../nbs/40_analysis.metrics.ipynb #d33eb02e
 def ece(

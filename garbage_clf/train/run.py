@@ -103,7 +103,7 @@ def results_metrics(
 # %% ../../nbs/33_train.run.ipynb #eece0590
 def _callbacks(recipe, n_classes, device):
     "What a recipe asks for beside the loop"
-    from garbage_clf.train.callbacks import Augment, Autocast, EpochStats, KeepBest, PickView, StepGraph
+    from garbage_clf.train.callbacks import Augment, Autocast, DropTiny, EpochStats, KeepBest, PickView, StepGraph
     from garbage_clf.train.regularize import L2, Accumulate, Blot, Clip, DropHalf, Ema, Mix, Patience
     from garbage_clf.train.schedules import Stages
     r,cbs = recipe,[KeepBest(monitor=recipe.monitor, min_delta=0),EpochStats()]
@@ -119,6 +119,7 @@ def _callbacks(recipe, n_classes, device):
     if r.l2: cbs.append(L2(r.l2))
     if r.ema: cbs.append(Ema(r.ema))
     if r.patience: cbs.append(Patience(r.patience, r.monitor, r.min_delta, r.head_epochs))
+    if torch.device(device).type=='cpu': cbs.append(DropTiny())
     same_shape = not r.text or r.frozen and r.text not in OWN # Texts differ in length, and a recorded step has one shape
     return cbs + ([StepGraph()] if torch.device(device).type=='cuda' and same_shape else [])
 

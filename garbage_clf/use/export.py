@@ -26,13 +26,13 @@ FORMS = ('safetensors','pt','npy')
 INPUTS = dict(image='B x 3 x height x width, pixels 0..255, RGB; normalisation is the first layer', text='B x T, token numbers of tokenizer.json, filled up with 0; where its own filling has another number, the two are exchanged')
 
 # %% ../../nbs/51_use.export.ipynb #a5dab571
-def _describe(run, form, tensors):
+def _describe(run, form, model):
     "What `weights.json` says"
     r = run.recipe
-    each = {k: dict(shape=list(v.shape), dtype=str(v.dtype).removeprefix('torch.')) for k,v in tensors.items()}
+    each = {k: dict(shape=list(v.shape), dtype=str(v.dtype).removeprefix('torch.')) for k,v in model.state_dict().items()}
     return dict(form=form, model=r.model, head=dict(style=r.head, hidden=r.hidden, dropout=r.dropout), gray=r.gray, classes=run.labels['classes'], size=r.size,
         text=r.text, input=[INPUTS[h] for h in run.labels['inputs']], output='one score a class; softmax gives probabilities',
-        recipe=asdict(r), parameters=sum(v.numel() for v in tensors.values() if v.is_floating_point()), tensors=each)
+        recipe=asdict(r), parameters=sum(p.numel() for p in model.parameters()), tensors=each)
 
 # %% ../../nbs/51_use.export.ipynb #e9e868fb
 def export_weights(
@@ -44,7 +44,7 @@ def export_weights(
     run,out = Run(run),Path(out)
     choose(form, FORMS, 'form of weights')
     if out.exists(): raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
-    tensors = load_model(run).state_dict()
+    tensors = (model := load_model(run)).state_dict()
     (out/'tensors' if form=='npy' else out).mkdir(parents=True)
     if form=='safetensors': shutil.copyfile(run.path/'model.safetensors', out/'model.safetensors')
     elif form=='pt': torch.save({k: v.contiguous() for k,v in tensors.items()}, out/'model.pt')
@@ -52,7 +52,7 @@ def export_weights(
         for k,v in tensors.items(): np.save(out/'tensors'/f'{k}.npy', v.numpy(), allow_pickle=False)
     for f in WORD_FILES:
         if (run.path/f).exists(): shutil.copyfile(run.path/f, out/f)
-    about,files = _describe(run, form, tensors),sorted(p for p in out.rglob('*') if p.is_file())
+    about,files = _describe(run, form, model),sorted(p for p in out.rglob('*') if p.is_file())
     write_json(out/'weights.json', dict(about, files={p.relative_to(out).as_posix(): sha256(p) for p in files}))
     return out
 
