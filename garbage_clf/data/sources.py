@@ -100,7 +100,7 @@ def say_left_out(
     if not rest: return
     kinds = pd.Series([p.suffix.lower() or 'no ending' for p in rest]).value_counts()
     log.warning('%s in %s left out (%s, %s first): they lie in no class folder of a known part, or have none of the endings %s',
-        '1 file' if len(rest)==1 else f'{len(rest)} files', folder, ', '.join(f'{n} {k}' for k,n in kinds.items()), min(rest).relative_to(folder), ' '.join(sorted(PHOTO_ENDINGS)))
+        '1 file' if len(rest)==1 else f'{len(rest)} files', Path(folder).name or folder, ', '.join(f'{n} {k}' for k,n in kinds.items()), min(rest).relative_to(folder), ' '.join(sorted(PHOTO_ENDINGS)))
 
 # %% ../../nbs/10_data.sources.ipynb #c9b1f92a
 def from_folder(
