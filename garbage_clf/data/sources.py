@@ -187,7 +187,7 @@ def _paths(names, folder, whole):
     "File names as paths inside `folder`, or `whole` ones anywhere; missing ones stay missing"
     names = names.mask(names.str.contains('\\', regex=False) & ~names.str.contains('/', regex=False), names.str.replace('\\', '/', regex=False))
     disks = names[names.str.match('[A-Za-z]:/').fillna(False)]
-    if len(disks) and os.name!='nt': raise WorkbookError(f'{len(disks)} photos are named by a disk of Windows ({disks.iloc[0]} first), which is not here: name them from a folder on')
+    if len(disks) and os.name!='nt': raise WorkbookError(f'{len(disks)} of {len(names)} photos are named by a disk of Windows ({disks.iloc[0]} first), which is not here: name them from a folder on')
     paths = names.map(lambda n: os.path.normpath(os.path.join(folder, n)), na_action='ignore').astype('string')
     inside = paths.str.startswith(os.path.join(folder, '')) | (whole & names.str.startswith('/'))
     if not inside.fillna(True).all():
