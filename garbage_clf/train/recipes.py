@@ -80,7 +80,7 @@ RECIPES = {r.name: r for r in [
     Recipe('mobilenet-frozen', 'A head on the features of a frozen MobileNetV2: a model in a minute on a laptop', 'mobilenet_v2'),
     Recipe('efficientnet-lite0-frozen', 'A head on the features of a frozen EfficientNet-Lite0, whose weights come with the package: works offline', 'efficientnet_lite0'),
     Recipe('mobilenet', 'All of MobileNetV2 trained on augmented photos: better, and wants a GPU or patience', 'mobilenet_v2', **_whole),
-    Recipe('efficientnet-lite0', 'All of EfficientNet-Lite0, in the same way', 'efficientnet_lite0', **_whole),
+    Recipe('efficientnet-lite0', 'All of EfficientNet-Lite0 but its batch norms, in the same way', 'efficientnet_lite0', **_whole, freeze_norms=True),
     Recipe('resnet50', 'All of ResNet50, in the same way at half the rate: the best so far, and an hour on two CPU cores', 'resnet50', **dict(_whole, lr=1e-3)),
     Recipe('resnet50-frozen', 'System D as it was run: a dense layer of 256 on a frozen ResNet50, Adam, ten epochs', 'resnet50', epochs=10, batch_size=32,
         optimizer='adam', schedule='constant', lr=1e-3, weight_decay=0., head='plain', dropout=0., views=1, monitor='valid_accuracy'),
