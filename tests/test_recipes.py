@@ -1,10 +1,11 @@
 "Every recipe trains, and leaves every file that a run should have"
-import pandas as pd, pytest
+import pandas as pd, pytest, torch
 
 from garbage_clf.data.sample import sample_items
-from garbage_clf.train.inputs import takes
+from garbage_clf.train.inputs import build, takes
 from garbage_clf.train.recipes import OWN, RECIPES, change, load_recipe
-from garbage_clf.train.run import Run, evaluate, fit
+from garbage_clf.train.run import Run, evaluate, fit, load_model
+from garbage_clf.train.schedules import batch_norms
 
 FILES = ['confusion_matrix.csv','evaluation_results.csv','items.csv','labels.json','last','log.txt','metrics.json','model.safetensors','recipe.json','training_losses.csv','training_stats.csv']
 WITHOUT_WEIGHTS = ('efficientnet_b0','resnet50') # Theirs are on no package index
@@ -40,3 +41,6 @@ def test_recipe(name, few, bert, tmp_path):
     _,results = evaluate(Run(run.path), device='cpu')
     probs = results.filter(like='probability_').values
     assert abs(probs.sum(1)-1).max()<1e-3 and abs(probs-run.results.filter(like='probability_').values).max()<.06
+    if r.model and r.pretrained and (came := batch_norms(build(r, len(classes), True, run.words))): # Left as they came, or not
+        same = [torch.equal(a.running_mean, b.running_mean) for a,b in zip(came, batch_norms(load_model(run)), strict=True)]
+        assert all(same) if r.frozen or r.freeze_norms else not any(same)
