@@ -7,6 +7,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'garbage_clf/analysis/compare.py'),
                                               'garbage_clf.analysis.compare._row': ( 'analysis.compare.html#_row',
                                                                                      'garbage_clf/analysis/compare.py'),
+                                              'garbage_clf.analysis.compare._run': ( 'analysis.compare.html#_run',
+                                                                                     'garbage_clf/analysis/compare.py'),
                                               'garbage_clf.analysis.compare._shares': ( 'analysis.compare.html#_shares',
                                                                                         'garbage_clf/analysis/compare.py'),
                                               'garbage_clf.analysis.compare.differences': ( 'analysis.compare.html#differences',

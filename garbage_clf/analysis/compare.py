@@ -6,7 +6,7 @@
 __all__ = ['measure', 'summary', 'differences']
 
 # %% ../../nbs/45_analysis.compare.ipynb #14a6e96a
-import hashlib, json, tempfile
+import hashlib, json, shutil
 from dataclasses import asdict, fields, replace
 from itertools import combinations
 from pathlib import Path
@@ -18,7 +18,7 @@ from .metrics import wilson
 from ..core import WorkbookError, log, pick_device, write_text
 from ..models.core import settled
 from ..train.recipes import Recipe, architecture, as_command
-from ..train.run import fit
+from ..train.run import Run, fit
 
 # %% ../../nbs/45_analysis.compare.ipynb #73262826
 def _judged(results):
@@ -46,6 +46,12 @@ def _digest(recipe, items):
     own = {k: v for k,v in asdict(recipe).items() if k!='about' and v!=plain[k]} # A field that a later version adds changes nothing
     return hashlib.sha256((json.dumps(own, sort_keys=True)+rows.to_csv(index=False)).encode()).hexdigest()[:12]
 
+# %% ../../nbs/45_analysis.compare.ipynb #266ccbc3
+def _run(items, recipe, out, device):
+    "A finished run in `out`: the one that is there, the rest of one that was cut off, or a new one"
+    if (out/'recipe.json').exists(): return Run(out)
+    return fit(items, recipe, out, device, resume=(out/'last').exists())
+
 # %% ../../nbs/45_analysis.compare.ipynb #8c6f6eb3
 def measure(
     items:pd.DataFrame, # With photos and labels; the same split for all
@@ -60,9 +66,11 @@ def measure(
         real = replace(r, model=settled(r.model, r.pretrained))
         digest = _digest(real, items)
         if len(rows) and ((rows.digest==digest) & (rows.model==architecture(real))).any(): continue
-        with tempfile.TemporaryDirectory() as tmp: new = _row(fit(items, r, f'{tmp}/run', device), r, digest, device)
+        out = path.with_name(f'{path.stem}-{digest}')
+        new = _row(_run(items, r, out, device), r, digest, device)
         rows = pd.concat([rows,pd.DataFrame([new])], ignore_index=True) if len(rows) else pd.DataFrame([new])
         write_text(path, rows.to_csv(index=False))
+        shutil.rmtree(out)
         log.info('%s, seed %d: %d of %d right', new['recipe'], r.seed, new.get('test_right', new.get('valid_right')), new.get('test_n', new.get('valid_n')))
     return rows
 
