@@ -826,6 +826,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'garbage_clf/models/weights.py'),
                                             'garbage_clf.models.weights.weights_table': ( 'models.weights.html#weights_table',
                                                                                           'garbage_clf/models/weights.py')},
+            'garbage_clf.plots': { 'garbage_clf.plots.class_colors': ('plots.html#class_colors', 'garbage_clf/plots.py'),
+                                   'garbage_clf.plots.set_style': ('plots.html#set_style', 'garbage_clf/plots.py')},
             'garbage_clf.readme': { 'garbage_clf.readme._from_above': ('readme.html#_from_above', 'garbage_clf/readme.py'),
                                     'garbage_clf.readme._shown': ('readme.html#_shown', 'garbage_clf/readme.py'),
                                     'garbage_clf.readme.nbdev_readme': ('readme.html#nbdev_readme', 'garbage_clf/readme.py'),
