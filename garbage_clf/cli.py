@@ -24,7 +24,7 @@ def _table(df, index=False):
 # %% ../nbs/54_cli.ipynb #3929a261
 def _show_metrics(metrics):
     "Figures of each split, and the table by class of the one that judges"
-    from garbage_clf.analysis.metrics import metrics_line, metrics_table
+    from garbage_clf.metrics import metrics_line, metrics_table
     splits = [s for s in ('test','valid') if s in metrics]
     for s in splits: print(f'{s:5}  {metrics_line(metrics[s])}')
     for half,name in (dict(image='photos alone', text='words alone') if 'halves' in metrics else {}).items():
@@ -189,7 +189,7 @@ def evaluate(
     columns:str='' # As for `train`
 ):
     "Judge a run again, on its own held-out items or on others"
-    from garbage_clf.analysis.metrics import confusion
+    from garbage_clf.metrics import confusion_matrix
     from garbage_clf.core import write_json, write_text
     from garbage_clf.train.run import Run, evaluate as judge
     if out and (Path(out)/'metrics.json').exists(): raise WorkbookError(f'{out} already holds results: choose another --out')
@@ -198,7 +198,7 @@ def evaluate(
     if not out: return
     write_text(Path(out)/'evaluation_results.csv', results.to_csv(index=False))
     judged = results[results.split==('test' if 'test' in metrics else 'valid')]
-    write_text(Path(out)/'confusion_matrix.csv', confusion(judged.actual, judged.predicted, list(metrics[judged.split.iloc[0]]['per_class'])).to_csv())
+    write_text(Path(out)/'confusion_matrix.csv', confusion_matrix(judged.actual, judged.predicted, list(metrics[judged.split.iloc[0]]['per_class'])).to_csv())
     write_json(Path(out)/'metrics.json', metrics)
 
 # %% ../nbs/54_cli.ipynb #4d1cf0f9

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 import torch
 
-from .metrics import wilson
+from ..metrics import wilson
 from ..core import WorkbookError, log, pick_device, write_text
 from ..models.core import settled
 from ..train.recipes import Recipe, architecture, as_command

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from .metrics import confusion
+from ..metrics import confusion_matrix
 from ..core import WorkbookError
 
 # %% ../../nbs/41_analysis.confusion.ipynb #0f10f1de
@@ -31,7 +31,7 @@ def plot_confusion(
 )->plt.Figure:
     "Confusion matrix of a split: counts, and shares of each row"
     rows,classes = of_split(results, split)
-    counts = confusion(rows.actual, rows.predicted, classes)
+    counts = confusion_matrix(rows.actual, rows.predicted, classes)
     shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
     text = counts.astype(str) + '\n' + (100*shares).round().astype(int).astype(str) + ' %'
     side = 1.6+.72*len(classes)

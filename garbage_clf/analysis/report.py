@@ -14,7 +14,7 @@ import pandas as pd
 import seaborn as sns
 
 from .confusion import of_split
-from .metrics import wilson
+from ..metrics import wilson
 from ..core import WorkbookError, log, write_text
 from ..train.recipes import as_command
 from ..train.run import Run
@@ -116,7 +116,7 @@ Everything below is read from the files beside this notebook. Change a cell and 
 import pandas as pd
 from garbage_clf.analysis.confusion import most_confused, plot_confusion
 from garbage_clf.analysis.gallery import plot_gallery, worst_mistakes
-from garbage_clf.analysis.metrics import metrics_line, metrics_table
+from garbage_clf.metrics import metrics_line, metrics_table
 from garbage_clf.analysis.report import halves_table, keep_plot, plot_curves, plot_halves, sure_table, twins_table
 from garbage_clf.data.explore import balance
 from garbage_clf.train.run import Run

@@ -16,7 +16,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from PIL import Image
 
-from ..analysis.metrics import wilson
+from ..metrics import wilson
 from ..core import WorkbookError, log, write_json, write_text
 from .duplicates import ALIKE, PLAIN, duplicate_groups, near_pairs, plain_words
 from .facts import photo_facts

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ..analysis.metrics import classification_metrics, confusion, sure_above
+from ..metrics import classification_metrics, confusion_matrix, sure_above
 from ..core import WorkbookError, hold_memory, in_notebook, log, log_to, out_of_memory, pick_device, seed_everything, write_json, write_tensors, write_text
 from ..data.augment import AUGMENTATIONS
 from ..data.duplicates import group_duplicates
@@ -321,7 +321,7 @@ def _write_run(out, recipe, items, model, words, stats, results, alone, seconds)
     write_text(out/'training_losses.csv', stats[['epoch','train_loss','val_loss']].to_csv(index=False))
     write_text(out/'evaluation_results.csv', results.to_csv(index=False))
     judged = results[results.split==('test' if 'test' in metrics else 'valid')]
-    write_text(out/'confusion_matrix.csv', confusion(judged.actual, judged.predicted, classes).to_csv())
+    write_text(out/'confusion_matrix.csv', confusion_matrix(judged.actual, judged.predicted, classes).to_csv())
     write_json(out/'metrics.json', dict(metrics, **(dict(halves=halves) if halves else {}), seconds=seconds))
     lines = dict(sure_above=_sure(results), **(dict(sure_above_alone={h: _sure(r) for h,r in alone.items()}) if alone else {}))
     write_json(out/'labels.json', dict(classes=classes, size=recipe.size, inputs=takes(recipe), **lines))

@@ -12,7 +12,7 @@ from pathlib import Path
 import jinja2, yaml
 
 from ..core import WorkbookError, log, write_json, write_text
-from ..analysis.metrics import metrics_line, metrics_table
+from ..metrics import metrics_line, metrics_table
 from ..train.inputs import WORD_FILES
 from ..train.recipes import architecture, as_command
 from ..train.run import Run
