@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fastcore.script import anno_parser, bool_arg
 
-from .core import WorkbookError, log, out_of_memory
+from .core import WorkbookError, log, is_out_of_memory
 
 # %% ../nbs/54_cli.ipynb #dbc68a42
 def _table(df, index=False):
@@ -93,7 +93,7 @@ def split(
     "Write data with groups and a split as CSV, without what cannot be trained on"
     import pandas as pd
     from garbage_clf.data.audit import audit as look, broken
-    from garbage_clf.data.duplicates import contradictory
+    from garbage_clf.data.duplicates import conflicting_photos
     from garbage_clf.data.sources import write_table
     from garbage_clf.data.splits import split as divide
     rest = Path(out).with_suffix('.left-out.csv')
@@ -101,10 +101,10 @@ def split(
     if there := [str(p) for p in (Path(out),rest) if p.exists()]: raise WorkbookError(f'{there[0]} is there already: choose another --out, or move it away')
     found = look(_items(data, corrections, names, photos, columns))
     gone = broken(found)
-    done = divide(found.items.drop(gone.index), valid, test, seed, keep_split=not redo, repair=repair)
+    done = divide(found.items.drop(gone.index), valid, test, seed, existing='redo' if redo else 'repair' if repair else 'keep')
     write_table(done, out)
     lost = found.items.drop(done.index).assign(reason=gone.reason)
-    lost = lost.fillna({'reason': pd.Series('a twin of it is to judge', lost.index).where(~lost.index.isin(contradictory(lost).index), 'the same photo has another label').mask(lost.duplicated(['image','text','label'], keep=False) | lost.image.isin(done.image), 'listed twice')})
+    lost = lost.fillna({'reason': pd.Series('a twin of it is to judge', lost.index).where(~lost.index.isin(conflicting_photos(lost).index), 'the same photo has another label').mask(lost.duplicated(['image','text','label'], keep=False) | lost.image.isin(done.image), 'listed twice')})
     if len(lost): write_table(lost, rest)
     print(_table(pd.crosstab(done.label.fillna('no label'), done.split, margins=True), index=True))
     print(f'\n{len(done)} items in {out}' + (f', {len(lost)} left out: {rest}' if len(lost) else ''))
@@ -356,7 +356,7 @@ def main(
         if debug: raise
         return print(f'error: {" ".join(str(e).split())}', file=sys.stderr) or 1
     except (RuntimeError,MemoryError) as e:
-        if debug or not out_of_memory(e): raise
+        if debug or not is_out_of_memory(e): raise
         return print('error: there is not enough memory: close what else uses it, or take another --device', file=sys.stderr) or 1
     except KeyboardInterrupt: return print('stopped', file=sys.stderr) or 130
     return 0

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'M_TRIM_THRESHOLD', 'M_TOP_PAD', 'M_MMAP_MAX', 'WorkbookError', 'atomic', 'write_text', 'write_json',
-           'write_tensors', 'lock', 'whole_folder', 'cache_dir', 'log_to', 'seed_everything', 'pick_device',
-           'in_notebook', 'progress', 'hold_memory', 'out_of_memory']
+           'write_tensors', 'lock', 'atomic_folder', 'cache_dir', 'log_to', 'seed_everything', 'pick_device',
+           'in_notebook', 'progress', 'keep_freed_memory', 'is_out_of_memory']
 
 # %% ../nbs/00_core.ipynb #4f3a0d21
 import ctypes, json, logging, os, sys, tempfile, warnings
@@ -78,7 +78,7 @@ def lock(
 
 # %% ../nbs/00_core.ipynb #927e72e2
 @contextmanager
-def whole_folder(
+def atomic_folder(
     path:Path|str # Where the finished folder belongs
 ):
     "A new folder to fill, moved to `path` when the block ends well; None if somebody has filled it meanwhile"
@@ -177,7 +177,7 @@ M_TRIM_THRESHOLD,M_TOP_PAD,M_MMAP_MAX = -1,-2,-4 # Of glibc's malloc.h
 
 # %% ../nbs/00_core.ipynb #ac611323
 @contextmanager
-def hold_memory():
+def keep_freed_memory():
     "Keep freed memory at hand for the length of a block, where the C library is glibc"
     try: libc = ctypes.CDLL('libc.so.6'); libc.mallopt, libc.malloc_trim
     except (OSError,AttributeError): libc = None
@@ -187,7 +187,7 @@ def hold_memory():
         if libc: libc.mallopt(M_MMAP_MAX, 65536), libc.mallopt(M_TRIM_THRESHOLD, 128<<10), libc.mallopt(M_TOP_PAD, 128<<10), libc.malloc_trim(0)
 
 # %% ../nbs/00_core.ipynb #22c17ca2
-def out_of_memory(
+def is_out_of_memory(
     e:Exception # Any
 )->bool: # True where a device or the computer was full
     "Whether an error says that there is not enough memory"

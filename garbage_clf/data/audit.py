@@ -21,7 +21,7 @@ from ..core import WorkbookError, log, write_json, write_text
 from .duplicates import ALIKE, PLAIN, duplicate_groups, near_pairs, plain_words
 from .facts import photo_facts
 from .sources import COLUMNS, short_name
-from .splits import leaking
+from .splits import leaked_items
 
 # %% ../../nbs/12_data.audit.ipynb #61dc76d5
 LEVELS = ['error','warning','note']
@@ -140,7 +140,7 @@ def check_leaks(
 )->list[Finding]:
     "Twins on both sides of a split"
     d = items[items.image.notna()]
-    early = leaking(d)
+    early = leaked_items(d)
     found = []
     for s,before in (('valid',['train']),('test',['train','valid'])):
         late = d[(d.split==s) & d.group.isin(early.group[early.split.isin(before)])]
@@ -471,7 +471,7 @@ def _proposals(a):
                 rows.append((r['image 2'],pd.NA,r.get('label 2'),'drop',f'same file as {short_name(r["image"])}, which is {r.get("label")}'))
         if f.kind=='identical': rows += _but_one(f.rows)
     left = a.items[a.items.image.notna() & ~a.items.image.isin([r[0] for r in rows])]
-    return rows + [(i.image,pd.NA,i.label,'drop',f'its twin is to judge it (group {i.group})') for i in leaking(left).itertuples()]
+    return rows + [(i.image,pd.NA,i.label,'drop',f'its twin is to judge it (group {i.group})') for i in leaked_items(left).itertuples()]
 
 # %% ../../nbs/12_data.audit.ipynb #e5e735c3
 @patch

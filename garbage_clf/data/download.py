@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import WorkbookError, lock, log, progress, whole_folder
+from ..core import WorkbookError, lock, log, progress, atomic_folder
 
 # %% ../../nbs/10_data.download.ipynb #d1460ae1
 def _fetch(
@@ -124,7 +124,7 @@ def fetch_archive(
 ):
     "Download, check and unpack an archive of photos"
     target = Path(target)
-    with whole_folder(target) as new:
+    with atomic_folder(target) as new:
         if new is None: return
         archive = download(url, target.with_name(target.name+'.zip'))
         try: _install(archive, new, manifest)

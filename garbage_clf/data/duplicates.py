@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALIKE', 'CROWD', 'STRICT', 'PLAIN', 'similar_hashes', 'likeness', 'near_pairs', 'plain_words', 'duplicate_groups',
-           'group_duplicates', 'contradictory']
+           'group_duplicates', 'conflicting_photos']
 
 # %% ../../nbs/12_data.duplicates.ipynb #6d28cc7b
 import os, unicodedata
@@ -140,7 +140,7 @@ def group_duplicates(
     return items.assign(group=duplicate_groups(plain, facts, pairs).array)
 
 # %% ../../nbs/12_data.duplicates.ipynb #640158ab
-def contradictory(
+def conflicting_photos(
     items:pd.DataFrame # With photos and labels
 )->pd.DataFrame: # Those whose photo is there again under another label, byte for byte
     "Items whose identical photos have different labels"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image, ImageDraw, ImageFilter
 
-from ..core import cache_dir, log, progress, whole_folder, write_text
+from ..core import cache_dir, log, progress, atomic_folder, write_text
 from .sources import from_table
 
 # %% ../../nbs/11_data.sample.ipynb #158a89df
@@ -450,5 +450,5 @@ def sample_items(
     folder = cache_dir(f'sample-1-{n}-{seed}')
     if not folder.exists():
         log.info('drawing %d sample pictures into %s', n, folder)
-        with whole_folder(folder) as new: new and draw_sample(new, n, seed)
+        with atomic_folder(folder) as new: new and draw_sample(new, n, seed)
     return from_table(folder/'items.csv')

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import pandas as pd
 
-from ..core import WorkbookError, atomic, cache_dir, log, whole_folder, write_text
+from ..core import WorkbookError, atomic, cache_dir, log, atomic_folder, write_text
 from .download import check_manifest, fetch_archive
 
 # %% ../../nbs/10_data.sources.ipynb #1d570658
@@ -409,7 +409,7 @@ def write_folders(
     if gone: raise WorkbookError(f'{len(gone)} of {len(items)} photos are not there ({gone[0]} first): leave them out or bring them back')
     unsafe = [l for l in items.label.unique() if l in ('.','..') or re.search(r'[/\\\0]', l)]
     if unsafe: raise WorkbookError(f'the label {unsafe[0]!r} cannot be the name of a folder: change it with `relabel`')
-    with whole_folder(folder.absolute()) as new:
+    with atomic_folder(folder.absolute()) as new:
         for r in items.itertuples():
             place = new.joinpath(*([] if pd.isna(r.split) else [r.split]), r.label)
             place.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from ..metrics import classification_metrics, confusion_matrix, sure_above
-from ..core import WorkbookError, hold_memory, in_notebook, log, log_to, out_of_memory, pick_device, seed_everything, write_json, write_tensors, write_text
+from ..core import WorkbookError, keep_freed_memory, in_notebook, log, log_to, is_out_of_memory, pick_device, seed_everything, write_json, write_tensors, write_text
 from ..data.augment import AUGMENTATIONS
 from ..data.duplicates import group_duplicates
 from ..data.pixels import photo_digests
@@ -211,7 +211,7 @@ def find_lr(
     learn = _learner(net, x, y, items.split, recipe, device)
     rise = _Rise(steps, [lr/recipe.lr for lr in _opt(learn, recipe)])
     learn.remove_cbs([learn.keep_best,learn.epoch_stats])
-    with hold_memory(), learn.no_bar(), learn.no_logging(): learn.fit(10_000, cbs=[rise.callback()])
+    with keep_freed_memory(), learn.no_bar(), learn.no_logging(): learn.fit(10_000, cbs=[rise.callback()])
     df = pd.DataFrame(dict(lr=rise.lrs[:len(rise.losses)], loss=rise.losses))
     return float(valley(df.lr.tolist(), df.loss.tolist(), len(df))[0]),df
 
@@ -391,11 +391,11 @@ def fit(
 )->Run: # Finished and judged
     "Train on items by a recipe, keep the best epoch, judge it, and write it all down"
     device,out = pick_device(device),_new_folder(out, resume)
-    with _alone(out), log_to(out/'log.txt'), hold_memory():
+    with _alone(out), log_to(out/'log.txt'), keep_freed_memory():
         seed_everything(recipe.seed)
         try: _fit(items, recipe, out, device, cbs)
         except (RuntimeError,MemoryError) as e:
-            if not out_of_memory(e): raise
+            if not is_out_of_memory(e): raise
             begun,batch,size = (out/'last'/'state.safetensors').exists(),f'lower --batch-size (now {recipe.batch_size})',f'--size (now {recipe.size})'
             raise WorkbookError(f'{device} has not enough memory: {batch} '+('and go on with --resume' if begun else f'or {size}, and choose another --out')) from e
         log.info('written to %s', out)
@@ -452,6 +452,6 @@ def evaluate(
     need_halves(held, takes(run.recipe), train=False)
     x,bad = raw_inputs(held, run.recipe, run.words)
     _refuse(held, bad)
-    with hold_memory(): probs = judge(run, load_model(run), x, pick_device(device))
+    with keep_freed_memory(): probs = judge(run, load_model(run), x, pick_device(device))
     results = results_table(held, probs, classes)
     return results_metrics(results, classes), results

@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np, pandas as pd
 import torch
 
-from ..core import hold_memory, log, seed_everything
+from ..core import keep_freed_memory, log, seed_everything
 from ..data.augment import AUGMENTATIONS, DRAWS, augment
 from ..data.loaders import tensor_loaders
 from ..data.pixels import on_device, photo_pixels
@@ -154,7 +154,7 @@ def bench_steps(
         once = partial(step, x, yb)
         once()
         if who.startswith('limit'): once = _recorded(once)
-        with hold_memory() if who=='ours' else nullcontext():
+        with keep_freed_memory() if who=='ours' else nullcontext():
             once()
             took = seconds(once, 3 if device=='cpu' else 30, device)
         rows.append(dict(what='training step alone: photos a second', who=who, value=batch_size/took))
@@ -201,7 +201,7 @@ def _epoch_seconds(who, items, model, size, batch_size, device):
     gpu = torch.device(device).type=='cuda'
     if who=='ours':
         learn = _our_learner(items, model, size, batch_size, device)
-        with hold_memory(): _quietly(learn, 4 if gpu else 1, 1e-3)
+        with keep_freed_memory(): _quietly(learn, 4 if gpu else 1, 1e-3)
         return median(r['seconds'] for r in learn.epoch_stats.rows[gpu:])
     if who=='fastai': epoch = partial(_quietly, _fastai_learner(items, model, size, batch_size, device), 1, 1e-3)
     else:
