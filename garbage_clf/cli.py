@@ -14,7 +14,8 @@ from pathlib import Path
 
 from fastcore.script import anno_parser, bool_arg
 
-from .core import WorkbookError, log, is_out_of_memory
+from .core import WorkbookError, log
+from .memory import is_out_of_memory
 
 # %% ../nbs/54_cli.ipynb #dbc68a42
 def _table(df, index=False):

@@ -16,7 +16,10 @@ import pandas as pd
 import torch
 
 from ..metrics import classification_metrics, confusion_matrix, sure_above
-from ..core import WorkbookError, keep_freed_memory, in_notebook, log, log_to, is_out_of_memory, pick_device, seed_everything, write_json, write_tensors, write_text
+from ..core import (
+    WorkbookError, in_notebook, log, log_to, pick_device, seed_everything, write_json,
+    write_tensors, write_text)
+from ..memory import is_out_of_memory, keep_freed_memory
 from ..data.augment import AUGMENTATIONS
 from ..data.duplicates import group_duplicates
 from ..data.pixels import photo_digests

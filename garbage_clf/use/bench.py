@@ -16,7 +16,8 @@ from statistics import median
 import numpy as np, pandas as pd
 import torch
 
-from ..core import keep_freed_memory, log, seed_everything
+from ..core import log, seed_everything
+from ..memory import keep_freed_memory
 from ..data.augment import AUGMENTATIONS, DRAWS, augment
 from ..data.loaders import tensor_loaders
 from ..data.pixels import on_device, photo_pixels
