@@ -11,7 +11,7 @@ import math, textwrap
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from .confusion import of_split
+from .confusion import split_results
 from ..core import WorkbookError
 from ..data.images import load_image
 
@@ -22,7 +22,7 @@ def worst_mistakes(
     n:int=12 # Rows at most
 )->pd.DataFrame: # image, text, actual, predicted, probability, probability_of_actual; worst first
     "The mistakes in which the wrong answer beat the true class by most"
-    rows,classes = of_split(results, split)
+    rows,classes = split_results(results, split)
     p = rows[[f'probability_{c}' for c in classes]].to_numpy()
     at = rows.actual.map({c:i for i,c in enumerate(classes)}).to_numpy(int)
     rows = rows.assign(probability=p.max(1), probability_of_actual=p[range(len(p)),at])

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from .confusion import of_split
+from .confusion import split_results
 from ..metrics import wilson
 from ..core import WorkbookError, log, write_text
 from ..train.recipes import as_command
@@ -51,7 +51,7 @@ def sure_table(
     split:str='test' # 'test' or 'valid'
 )->pd.DataFrame: # Two rows: items, their share of all, how many right, with the interval
     "How often the answers that count as sure, and the others, are right"
-    rows,_ = of_split(run.results, split)
+    rows,_ = split_results(run.results, split)
     sure = rows.filter(like='probability_').max(axis=1) >= run.labels['sure_above']
     right = rows.actual==rows.predicted
     return _shares(right, {'sure':right[sure], 'not sure':right[~sure]})
@@ -212,7 +212,7 @@ def keep_plot(
 ):
     "Save a plot beside the notebook, and show it"
     Path('plots').mkdir(exist_ok=True)
-    fig.savefig(f'plots/{name}.png', dpi=150, bbox_inches='tight')
+    fig.figure.savefig(f'plots/{name}.png', dpi=150, bbox_inches='tight')
     plt.show()
 
 # %% ../../nbs/46_analysis.report.ipynb #bf5d59c6
