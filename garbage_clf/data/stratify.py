@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Quotas', 'group_keys', 'stratified_group_split']
 
-# %% ../../nbs/12_data.stratify.ipynb #b0030c09
-from collections import Counter
+# %% ../../nbs/12_data.stratify.ipynb #55ef31a3
+from collections import Counter, defaultdict
 
 import numpy as np
 import pandas as pd
@@ -45,13 +45,13 @@ def group_keys(
     alone = pd.Series(numbers, index=items.index, dtype='string')
     return items.group.fillna(alone).astype(str)
 
-# %% ../../nbs/12_data.stratify.ipynb #f04ab474
+# %% ../../nbs/12_data.stratify.ipynb #a67a00cc
 def _group_order(items, groups, seed):
     "Names of the groups, the largest first, at random among groups of one size"
     photo = items.image.map(short_name, na_action='ignore').astype('string')
-    name = photo.fillna(items.text).fillna('').astype(object)
-    first = name.groupby(groups, sort=False).min().to_dict()
-    size = groups.value_counts().to_dict()
+    names = photo.fillna(items.text).fillna('')
+    first,size = {},Counter(groups)
+    for group,name in zip(groups, names): first[group] = min(name, first.get(group, name))
     by_name = sorted(first, key=first.get)
     order = np.random.default_rng(seed).permutation(len(by_name))
     shuffled = [by_name[i] for i in order]
@@ -63,7 +63,7 @@ def _main_label(labels):
     counts = Counter(labels)
     return max(sorted(counts), key=counts.get)
 
-# %% ../../nbs/12_data.stratify.ipynb #a49e50f5
+# %% ../../nbs/12_data.stratify.ipynb #e72143e2
 def stratified_group_split(
     items:pd.DataFrame, # With labels, and groups if there are any
     shares:dict[str,float], # Part to its share, in sum 1
@@ -71,8 +71,9 @@ def stratified_group_split(
 )->pd.Series: # The part of each item, with the index of `items`
     "Divide items into parts, stratified by label, groups whole"
     if seed<0: raise WorkbookError(f'seed {seed} is negative: choose 0 or more')
-    groups,labels = group_keys(items),items.label.fillna('')
-    members = labels.groupby(groups, sort=False).agg(list).to_dict() # Group to the labels in it
+    groups,labels = group_keys(items),items.label.fillna('').tolist()
+    members = defaultdict(list) # Group to the labels in it
+    for group,label in zip(groups, labels): members[group].append(label)
     main = {g: _main_label(ls) for g,ls in members.items()}
     groups_left = Counter(main.values())
     quotas,parts = Quotas(labels, shares),{}
