@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'SPLITS', 'PHOTO_ENDINGS', 'CAMERA', 'NAMES', 'READERS', 'TRASHNET_URL', 'to_items', 'short_name',
-           'find_photos', 'say_left_out', 'from_folder', 'from_photos', 'name_text', 'add_names', 'from_frame',
+           'find_photos', 'log_left_out', 'from_folder', 'from_photos', 'name_text', 'add_names', 'from_frame',
            'from_table', 'from_tables', 'from_datasets', 'from_fastai', 'relabel', 'join', 'write_table',
            'write_folders', 'trashnet_manifest', 'trashnet', 'read_items']
 
@@ -90,7 +90,7 @@ def _class_rows(folder, split=None):
     return [dict(image=str(p), label=c.name, split=split) for c,found in photos.items() for p in found]
 
 # %% ../../nbs/10_data.sources.ipynb #2ee51714
-def say_left_out(
+def log_left_out(
     folder:Path|str, # What was asked for
     used # Paths of its photos that are taken
 ):
@@ -117,7 +117,7 @@ def from_folder(
         raise WorkbookError(
             f'no photos in {folder}: it should hold one folder for each class, with photos '
             f'({" ".join(sorted(PHOTO_ENDINGS))}) inside')
-    say_left_out(folder, [r['image'] for r in rows])
+    log_left_out(folder, [r['image'] for r in rows])
     return add_names(to_items(rows)) if names else to_items(rows)
 
 # %% ../../nbs/10_data.sources.ipynb #cb507f62
@@ -128,7 +128,7 @@ def from_photos(
     "Items from photos that nobody has labelled"
     photos = _writable(find_photos(Path(folder).absolute()))
     if not photos: raise WorkbookError(f'no photos in {folder}: it should hold some ({" ".join(sorted(PHOTO_ENDINGS))})')
-    say_left_out(Path(folder).absolute(), photos)
+    log_left_out(Path(folder).absolute(), photos)
     items = to_items(dict(image=[str(p) for p in photos]))
     return add_names(items) if names else items
 

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..bins import read_rules, to_bin
 from ..core import WorkbookError, log, pick_device
 from ..data.images import load_pixels
-from ..data.sources import READERS, add_names, find_photos, from_table, say_left_out
+from ..data.sources import READERS, add_names, find_photos, from_table, log_left_out
 from ..data.text import has_words, unknown
 from ..train.inputs import raw_inputs
 from ..train.run import Run, judge, load_model
@@ -28,7 +28,7 @@ def expand(
     "The photos that some paths stand for"
     def one(p):
         if Path(p).is_dir():
-            say_left_out(p, found := find_photos(p))
+            log_left_out(p, found := find_photos(p))
             return [str(f) for f in found] or [f'{p} (a folder without photos)']
         if Path(p).exists() or not glob.has_magic(p): return [p]
         return sorted(f for f in glob.glob(p, recursive=True) if not Path(f).is_dir()) or [p]
