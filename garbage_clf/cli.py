@@ -154,7 +154,7 @@ def train(
     items = _items(data, corrections, names, photos, columns)
     from garbage_clf.analysis.report import report
     from garbage_clf.analysis.track import tracking
-    from garbage_clf.train.run import fit
+    from garbage_clf.train.fit import fit
     with tracking(track, chosen, out) as tracked:
         run = fit(items, chosen, out, device, resume, [tracked] if track else ())
         page = report(run)
@@ -253,7 +253,7 @@ def recipes():
 
 def weights():
     "List the backbones, and where their pretrained weights are or would come from"
-    from garbage_clf.models.core import weights_table
+    from garbage_clf.models.weights import weights_table
     print(_table(weights_table()))
 
 # %% ../nbs/54_cli.ipynb #91ea097a

@@ -3,9 +3,12 @@ import pandas as pd, pytest, torch
 
 from garbage_clf.data.sample import sample_items
 from garbage_clf.train.inputs import build, takes
-from garbage_clf.train.recipes import OWN, RECIPES, change, load_recipe
-from garbage_clf.train.run import Run, evaluate, fit, load_model
-from garbage_clf.train.schedules import batch_norms
+from garbage_clf.train.recipe import FROM_SCRATCH_TEXT
+from garbage_clf.train.recipe_change import change, load_recipe
+from garbage_clf.train.recipes import RECIPES
+from garbage_clf.train.fit import fit
+from garbage_clf.train.run import Run, evaluate, load_model
+from garbage_clf.train.schedules import batchnorm_layers
 
 FILES = ['confusion_matrix.csv','evaluation_results.csv','items.csv','labels.json','last','log.txt','metrics.json','model.safetensors','recipe.json','training_losses.csv','training_stats.csv']
 WITHOUT_WEIGHTS = ('efficientnet_b0','resnet50') # Theirs are on no package index
@@ -27,7 +30,7 @@ def bert(few, tmp_path_factory):
 @pytest.mark.parametrize('name', [n for n,r in RECIPES.items() if n==r.name]) # `best` is another name for one
 def test_recipe(name, few, bert, tmp_path):
     r = RECIPES[name]
-    other = dict(pretrained=False) if r.model in WITHOUT_WEIGHTS else dict(text=bert) if r.text and r.text not in OWN else {}
+    other = dict(pretrained=False) if r.model in WITHOUT_WEIGHTS else dict(text=bert) if r.text and r.text not in FROM_SCRATCH_TEXT else {}
     r = change(r, epochs=2, head_epochs=min(r.head_epochs, 1), size=64, batch_size=16, **other)
     run = fit(few, r, tmp_path/'run', device='cpu')
     files = set(FILES) | ({'tokenizer.json'} if r.text else set()) | ({'text_config.json'} if r.text==bert else set())
@@ -41,6 +44,6 @@ def test_recipe(name, few, bert, tmp_path):
     _,results = evaluate(Run(run.path), device='cpu')
     probs = results.filter(like='probability_').values
     assert abs(probs.sum(1)-1).max()<1e-3 and abs(probs-run.results.filter(like='probability_').values).max()<.06
-    if r.model and r.pretrained and (came := batch_norms(build(r, len(classes), True, run.words))): # Left as they came, or not
-        same = [torch.equal(a.running_mean, b.running_mean) for a,b in zip(came, batch_norms(load_model(run)), strict=True)]
+    if r.model and r.pretrained and (came := batchnorm_layers(build(r, len(classes), True, run.words))): # Left as they came, or not
+        same = [torch.equal(a.running_mean, b.running_mean) for a,b in zip(came, batchnorm_layers(load_model(run)), strict=True)]
         assert all(same) if r.frozen or r.freeze_norms else not any(same)

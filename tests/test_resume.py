@@ -8,7 +8,7 @@ import logging, sys
 logging.basicConfig(level=logging.INFO, format='%(message)s')
 from garbage_clf.data.sources import from_table
 from garbage_clf.train.recipes import get_recipe
-from garbage_clf.train.run import fit
+from garbage_clf.train.fit import fit
 recipe = get_recipe('mobilenet', pretrained=False, size=32, epochs=6, batch_size=32)
 fit(from_table(sys.argv[1]), recipe, sys.argv[2], device='cpu', resume='resume' in sys.argv)
 '''

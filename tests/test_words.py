@@ -90,7 +90,7 @@ def test_two_columns_as_one_text(tmp_path, capsys):
 def test_killed_training_of_words_goes_on(tmp_path):
     from garbage_clf.train import callbacks
     from garbage_clf.train.recipes import get_recipe
-    from garbage_clf.train.run import fit
+    from garbage_clf.train.fit import fit
     few,r = sample_items().groupby(['label','split']).head(8).reset_index(drop=True),get_recipe('lstm', epochs=4, text_dim=8)
     class Cut(callbacks.Callback):
         order = 90

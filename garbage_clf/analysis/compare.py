@@ -16,9 +16,11 @@ import torch
 
 from ..metrics import wilson
 from ..core import WorkbookError, log, pick_device, write_text
-from ..models.core import settled
-from ..train.recipes import Recipe, architecture, as_command
-from ..train.run import Run, fit
+from ..models.registry import resolve_weights
+from ..train.recipe import Recipe, architecture
+from ..train.recipes import as_command
+from ..train.fit import fit
+from ..train.run import Run
 
 # %% ../../nbs/45_analysis.compare.ipynb #73262826
 def _judged(results):
@@ -63,7 +65,7 @@ def measure(
     path,device = Path(path),str(pick_device(device))
     rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=['digest'])
     for r in recipes:
-        real = replace(r, model=settled(r.model, r.pretrained))
+        real = replace(r, model=resolve_weights(r.model, r.pretrained))
         digest = _digest(real, items)
         if len(rows) and ((rows.digest==digest) & (rows.model==architecture(real))).any(): continue
         out = path.with_name(f'{path.stem}-{digest}')

@@ -14,7 +14,8 @@ from torch import nn
 from ..core import WorkbookError
 from ..data.images import load_image, load_pixels
 from ..data.text import Halves
-from ..models.core import choose, seen
+from ..core import choose
+from ..models.core import seen
 from ..train.inputs import raw_inputs
 from ..train.run import Run, judge, load_model
 

@@ -14,7 +14,7 @@ from io import StringIO
 from pathlib import Path
 
 from ..core import WorkbookError, choose
-from ..train.recipes import Recipe
+from ..train.recipe import Recipe
 from ..train.run import Run
 
 from fastai.callback.core import Callback

@@ -8,7 +8,7 @@ __all__ = ['block', 'cnn', 'cnn_5', 'cnn_3', 'cnn_d', 'cnn_small']
 # %% ../../nbs/22_models.cnn.ipynb #4a3edb5b
 from torch import nn
 
-from .core import Backbone
+from .layers import Backbone
 from .mlp import Gray
 
 # %% ../../nbs/22_models.cnn.ipynb #280a8f23

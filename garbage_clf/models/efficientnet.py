@@ -9,7 +9,8 @@ __all__ = ['efficientnet_lite0', 'efficientnet_lite1', 'efficientnet_lite2', 'ef
 from torch import nn
 
 from ..core import WorkbookError
-from .core import Backbone, load_weights
+from .layers import Backbone
+from .weights import load_weights
 
 # %% ../../nbs/24_models.efficientnet.ipynb #4f0f0239
 def _pair(ours, theirs):

@@ -8,7 +8,7 @@ __all__ = ['Gray', 'mlp']
 # %% ../../nbs/21_models.mlp.ipynb #d262f203
 from torch import nn
 
-from .core import Backbone
+from .layers import Backbone
 
 # %% ../../nbs/21_models.mlp.ipynb #9ddc72e1
 class Gray(nn.Module):

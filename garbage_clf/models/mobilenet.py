@@ -8,7 +8,8 @@ __all__ = ['mobilenet_v2']
 # %% ../../nbs/23_models.mobilenet.ipynb #b4260459
 from torch import nn
 
-from .core import Backbone, load_weights
+from .layers import Backbone
+from .weights import load_weights
 
 # %% ../../nbs/23_models.mobilenet.ipynb #7655f613
 def mobilenet_v2(

@@ -8,7 +8,8 @@ __all__ = ['resnet18', 'resnet34', 'resnet50', 'resnet50_keras']
 # %% ../../nbs/25_models.resnet.ipynb #3f297f4f
 from torch import nn
 
-from .core import Backbone, load_weights
+from .layers import Backbone
+from .weights import load_weights
 
 # %% ../../nbs/25_models.resnet.ipynb #c1400fee
 def _resnet(name, pretrained):

@@ -21,7 +21,9 @@ from ..memory import keep_freed_memory
 from ..data.augment import AUGMENTATIONS, DRAWS, augment
 from ..data.loaders import tensor_loaders
 from ..data.pixels import on_device, photo_pixels
-from ..models.core import FROM_SCRATCH, WEIGHTS, autocast, build_model, get_weights
+from ..models.precision import autocast
+from ..models.registry import FROM_SCRATCH, build_model
+from ..models.weights import WEIGHTS, get_weights
 from ..train.schedules import SCHEDULES
 
 # %% ../../nbs/55_use.bench.ipynb #fca74177
@@ -164,7 +166,7 @@ def bench_steps(
 # %% ../../nbs/55_use.bench.ipynb #f3cfc8d2
 def _recorded(step):
     "A step as one CUDA graph, warmed up on a stream of its own"
-    from garbage_clf.train.callbacks import record
+    from garbage_clf.train.cuda_graph import record
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -175,7 +177,8 @@ def _recorded(step):
 # %% ../../nbs/55_use.bench.ipynb #ebe4dfee
 def _our_learner(items, model, size, batch_size, device, pretrained=False):
     "The `Learner` that `fit` has for the recipe `mobilenet`, with this network"
-    from garbage_clf.train.recipes import RECIPES, change
+    from garbage_clf.train.recipe_change import change
+    from garbage_clf.train.recipes import RECIPES
     from garbage_clf.train.inputs import trained_inputs
     from garbage_clf.train.run import _learner
     recipe = change(RECIPES['mobilenet'], model=model, pretrained=pretrained, size=size, batch_size=batch_size)
@@ -288,7 +291,7 @@ def bench_goal(
 # %% ../../nbs/55_use.bench.ipynb #c3223d53
 def _our_head(items, recipe, device):
     "Seconds from photos to a trained head, and its best valid accuracy"
-    from garbage_clf.train.run import fit
+    from garbage_clf.train.fit import fit
     with tempfile.TemporaryDirectory() as tmp:
         start = time.perf_counter()
         run = fit(items, recipe, f'{tmp}/run', device)
@@ -323,7 +326,8 @@ def bench_head(
     epochs:int=6 # Of fastai, at most
 )->list[dict]: # Rows of the table
     "Seconds from photos on disk to a head on a frozen backbone"
-    from garbage_clf.train.recipes import RECIPES, change
+    from garbage_clf.train.recipe_change import change
+    from garbage_clf.train.recipes import RECIPES
     if model in FROM_SCRATCH: return []
     recipe = change(RECIPES['mobilenet-frozen'], model=model, size=size)
     took,goal,_ = _our_head(items, recipe, device)

@@ -15,8 +15,8 @@ import torch
 
 from ..core import WorkbookError, write_json
 from ..data.download import sha256
-from ..models.core import choose
-from ..train.inputs import WORD_FILES
+from ..core import choose
+from ..train.model import TEXT_FILES
 from ..train.run import Run, load_model
 
 # %% ../../nbs/51_use.export.ipynb #cc2d077b
@@ -50,7 +50,7 @@ def export_weights(
     elif form=='pt': torch.save({k: v.contiguous() for k,v in tensors.items()}, out/'model.pt')
     else:
         for k,v in tensors.items(): np.save(out/'tensors'/f'{k}.npy', v.numpy(), allow_pickle=False)
-    for f in WORD_FILES:
+    for f in TEXT_FILES:
         if (run.path/f).exists(): shutil.copyfile(run.path/f, out/f)
     about,files = _describe(run, form, model),sorted(p for p in out.rglob('*') if p.is_file())
     write_json(out/'weights.json', dict(about, files={p.relative_to(out).as_posix(): sha256(p) for p in files}))

@@ -17,7 +17,7 @@ from ..bins import read_rules, to_bin
 from ..core import WorkbookError, log, pick_device
 from ..data.images import load_pixels
 from ..data.sources import READERS, add_names, find_photos, from_table, log_left_out
-from ..data.text import has_words, unknown
+from ..data.text import has_text, unknown
 from ..train.inputs import raw_inputs
 from ..train.run import Run, judge, load_model
 
@@ -97,7 +97,7 @@ UNKNOWN = 'none of these words is known to it'
 # %% ../../nbs/50_use.predict.ipynb #84406815
 def _lacks(row, halves):
     "What a row has too little of for a model, or ''"
-    has = dict(image=pd.notna(row.image), text=has_words(row.text))
+    has = dict(image=pd.notna(row.image), text=has_text(row.text))
     if any(has[h] for h in halves): return ''
     return {('image',):'no photo, and this run takes photos', ('text',):'no words, and this run takes words'}.get(tuple(halves), 'neither a photo nor words')
 
@@ -156,7 +156,7 @@ def _block(self:Predictor, rows):
 @patch
 def _one(self:Predictor, said, probs, strange):
     "One prediction, from what was said, its probabilities, and whether no word of it is known"
-    used = [h for h in self.halves if (has_words(said['text']) if h=='text' else said['image'])]
+    used = [h for h in self.halves if (has_text(said['text']) if h=='text' else said['image'])]
     if strange and 'image' in used: used = ['image']
     labels = self.run.labels
     line = labels['sure_above'] if len(used)==len(self.halves) else labels['sure_above_alone'][used[0]]

@@ -13,8 +13,9 @@ import jinja2, yaml
 
 from ..core import WorkbookError, log, write_json, write_text
 from ..metrics import metrics_line, metrics_table
-from ..train.inputs import WORD_FILES
-from ..train.recipes import architecture, as_command
+from ..train.model import TEXT_FILES
+from ..train.recipe import architecture
+from ..train.recipes import as_command
 from ..train.run import Run
 
 # %% ../../nbs/56_use.publish.ipynb #10c9edd6
@@ -139,7 +140,7 @@ def model_folder(
     plot = run.path/'plots/confusion_matrix.png'
     text = _own_card(run, plot, title or out.name, licence) # Before the folder: a run that cannot be told leaves none
     out.mkdir(parents=True)
-    for f in (*FILES,*WORD_FILES):
+    for f in (*FILES,*TEXT_FILES):
         if f in FILES or (run.path/f).exists(): shutil.copyfile(run.path/f, out/f)
     if plot.exists(): shutil.copyfile(plot, out/'confusion_matrix.png')
     r,labels = run.recipe,run.labels
