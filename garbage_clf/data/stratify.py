@@ -63,7 +63,7 @@ def _main_label(labels):
     counts = Counter(labels)
     return max(sorted(counts), key=counts.get)
 
-# %% ../../nbs/12_data.stratify.ipynb #e72143e2
+# %% ../../nbs/12_data.stratify.ipynb #d5545d45
 def stratified_group_split(
     items:pd.DataFrame, # With labels, and groups if there are any
     shares:dict[str,float], # Part to its share, in sum 1
@@ -84,4 +84,4 @@ def stratified_group_split(
         parts[g] = quotas.neediest(members[g], candidates)
         quotas.give(members[g], parts[g])
         groups_left[main[g]] -= 1
-    return groups.map(parts).astype('string')
+    return groups.map(parts).astype('string').rename(None)
