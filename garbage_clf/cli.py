@@ -28,9 +28,9 @@ def _show_metrics(metrics):
     from garbage_clf.metrics import metrics_line, metrics_table
     splits = [s for s in ('test','valid') if s in metrics]
     for s in splits: print(f'{s:5}  {metrics_line(metrics[s])}')
-    for half,name in (dict(image='photos alone', text='words alone') if 'halves' in metrics else {}).items():
+    for half,name in (dict(image='photos alone', text='words alone') if 'modality_ablation' in metrics else {}).items():
         for s in splits[:1]:
-            if s in metrics['halves'][half]: print(f'{s:5}  {name}: {metrics_line(metrics["halves"][half][s])}')
+            if s in metrics['modality_ablation'][half]: print(f'{s:5}  {name}: {metrics_line(metrics["modality_ablation"][half][s])}')
     print('\n' + _table(metrics_table(metrics[splits[0]]), index=True))
 
 # %% ../nbs/54_cli.ipynb #8f0baada
@@ -192,9 +192,10 @@ def evaluate(
     "Judge a run again, on its own held-out items or on others"
     from garbage_clf.metrics import confusion_matrix
     from garbage_clf.core import write_json, write_text
-    from garbage_clf.train.run import Run, evaluate as judge
+    from garbage_clf.train.evaluate import evaluate as predict_items
+    from garbage_clf.train.run import Run
     if out and (Path(out)/'metrics.json').exists(): raise WorkbookError(f'{out} already holds results: choose another --out')
-    metrics,results = judge(Run(run), _items(data, corrections, names, photos, columns) if data else None, device)
+    metrics,results = predict_items(Run(run), _items(data, corrections, names, photos, columns) if data else None, device)
     _show_metrics(metrics)
     if not out: return
     write_text(Path(out)/'evaluation_results.csv', results.to_csv(index=False))

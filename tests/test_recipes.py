@@ -2,12 +2,14 @@
 import pandas as pd, pytest, torch
 
 from garbage_clf.data.sample import sample_items
-from garbage_clf.train.inputs import build, takes
+from garbage_clf.train.inputs import build
+from garbage_clf.train.recipe import modalities
 from garbage_clf.train.recipe import FROM_SCRATCH_TEXT
 from garbage_clf.train.recipe_change import change, load_recipe
 from garbage_clf.train.recipes import RECIPES
 from garbage_clf.train.fit import fit
-from garbage_clf.train.run import Run, evaluate, load_model
+from garbage_clf.train.evaluate import evaluate
+from garbage_clf.train.run import Run, load_model
 from garbage_clf.train.schedules import batchnorm_layers
 
 FILES = ['confusion_matrix.csv','evaluation_results.csv','items.csv','labels.json','last','log.txt','metrics.json','model.safetensors','recipe.json','training_losses.csv','training_stats.csv']
@@ -35,7 +37,7 @@ def test_recipe(name, few, bert, tmp_path):
     run = fit(few, r, tmp_path/'run', device='cpu')
     files = set(FILES) | ({'tokenizer.json'} if r.text else set()) | ({'text_config.json'} if r.text==bert else set())
     assert {p.name for p in run.path.iterdir() if not p.name.startswith('.')}==files-({'last'} if r.text=='tfidf' else set()) # Solved in one go
-    assert run.labels['inputs']==takes(r)
+    assert run.labels['modalities']==modalities(r)
     assert load_recipe(run.path/'recipe.json')==r
     assert list(pd.read_csv(run.path/'training_losses.csv').columns)==['epoch','train_loss','val_loss']
     assert list(run.stats.columns)[:5]==['epoch','train_loss','train_accuracy','val_loss','val_accuracy']

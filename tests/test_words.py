@@ -46,9 +46,9 @@ def words(tmp_path_factory):
 
 def test_calgary_layout(both):
     run = Run(both)
-    assert run.labels['classes']==['Black','Blue','Green','TTR'] and run.labels['inputs']==['image','text']
+    assert run.labels['classes']==['Black','Blue','Green','TTR'] and run.labels['modalities']==['image','text']
     assert run.items.text.notna().all() and not run.items.text.str.contains(r'\d|_').any()
-    assert set(run.metrics['halves'])=={'image','text'} and (both/'tokenizer.json').exists()
+    assert set(run.metrics['modality_ablation'])=={'image','text'} and (both/'tokenizer.json').exists()
     assert 'What each half is worth' in (both/'report.html').read_text() and (both/'plots/halves.png').exists()
 
 def test_system_a_has_the_sizes_of_its_drawing():
@@ -79,7 +79,7 @@ def test_system_e_texts(tmp_path, capsys, recipe):
     out,err = cli(capsys, 'train', tmp_path/'news.csv', '--recipe', recipe, '--epochs', 8, '--device', 'cpu', '--out', tmp_path/'run')
     assert 'column source gives the label away' in err and err.index('column source') < err.index('epoch 1 of 8')
     run = Run(tmp_path/'run')
-    assert run.metrics['test']['accuracy']>.8 and run.labels['inputs']==['text']
+    assert run.metrics['test']['accuracy']>.8 and run.labels['modalities']==['text']
 
 def test_two_columns_as_one_text(tmp_path, capsys):
     df = sample_items().groupby('label').head(20)

@@ -16,8 +16,8 @@ from ..data.images import load_image, load_pixels
 from ..data.text import Halves
 from ..core import choose
 from ..models.core import seen
-from ..train.inputs import raw_inputs
-from ..train.run import Run, judge, load_model
+from ..train.evaluate import predict_items
+from ..train.run import Run, load_model
 
 # %% ../../nbs/43_analysis.explain.ipynb #a1acd399
 def _last_map(net, *inputs):
@@ -59,14 +59,14 @@ def word_shares(
     model:nn.Module=None # The run's model, if it is loaded already
 )->pd.DataFrame: # word, share: how much of the class's probability goes with it
     "What each word of a text gave to an answer"
-    if 'text' not in run.labels['inputs']: raise WorkbookError('this run takes photos alone: there are no words to explain')
+    if 'text' not in run.labels['modalities']: raise WorkbookError('this run takes photos alone: there are no words to explain')
     model,words = model or load_model(run),text.split()[:run.recipe.max_tokens] # What comes later is not read
     text = ' '.join(words)
     texts = [text,*(' '.join(words[:i]+words[i+1:]) for i in range(len(words)))]
     rows = pd.DataFrame(dict(image=[image]*len(texts), text=texts), dtype='string')
-    x,bad = raw_inputs(rows, run.recipe, run.words, load_pixels)
+    x,bad = run.make_inputs(rows, load_pixels)
     if bad: raise WorkbookError(next(iter(bad.values())))
-    probs = judge(run, model, x)
+    probs = predict_items(run, model, x)
     at = int(probs[0].argmax()) if label is None else run.labels['classes'].index(choose(label, run.labels['classes'], 'class'))
     return pd.DataFrame(dict(word=words, share=(probs[0,at]-probs[1:,at]).tolist()))
 
@@ -77,9 +77,9 @@ def plot_explained(
 )->plt.Figure:
     "Photos with the places that spoke for the answer, and under each its words with what they gave"
     model,classes = load_model(run),run.labels['classes']
-    x,bad = raw_inputs(items, run.recipe, run.words, load_pixels)
+    x,bad = run.make_inputs(items, load_pixels)
     if bad: raise WorkbookError(next(iter(bad.values())))
-    probs,xb = judge(run, model, x),x[list(range(len(items)))]
+    probs,xb = predict_items(run, model, x),x[list(range(len(items)))]
     cams = grad_cam(model, xb[0] if isinstance(x, Halves) else xb, probs.argmax(1), xb[1] if isinstance(x, Halves) else None)
     fig,axs = plt.subplots(2, len(items), figsize=(1.9*len(items),2.9), height_ratios=(1.9,1), squeeze=False, constrained_layout=True)
     for top,low,row,p,cam in zip(*axs, items.itertuples(), probs, cams):

@@ -52,7 +52,7 @@ def sure_table(
 )->pd.DataFrame: # Two rows: items, their share of all, how many right, with the interval
     "How often the answers that count as sure, and the others, are right"
     rows,_ = split_results(run.results, split)
-    sure = rows.filter(like='probability_').max(axis=1) >= run.labels['sure_above']
+    sure = rows.filter(like='probability_').max(axis=1) >= run.labels['threshold']
     right = rows.actual==rows.predicted
     return _shares(right, {'sure':right[sure], 'not sure':right[~sure]})
 
@@ -67,8 +67,8 @@ def twins_table(
     rows = run.results[run.results.split==split]
     right = rows.actual==rows.predicted
     photo,words = rows.image.notna(),rows.text.notna()
-    parts = {'no twin in training':right[~seen.to_numpy() & photo], 'a twin in training':right[seen.to_numpy() & photo]} if 'image' in run.labels['inputs'] else {}
-    if 'text' in run.labels['inputs']:
+    parts = {'no twin in training':right[~seen.to_numpy() & photo], 'a twin in training':right[seen.to_numpy() & photo]} if 'image' in run.labels['modalities'] else {}
+    if 'text' in run.labels['modalities']:
         known = rows.text.isin(run.items.text[run.items.split=='train'].dropna())
         parts |= {'words that training did not have':right[~known & words], 'words that training had':right[known & words]}
     return _shares(right, parts)
@@ -79,7 +79,7 @@ def halves_table(
     split:str='test' # 'test' or 'valid'
 )->pd.DataFrame: # A row for both, photos alone and words alone: items, right, with the interval, and the share right of each class
     "What photos, words and both are worth, by class"
-    halves = run.metrics['halves']
+    halves = run.metrics['modality_ablation']
     rows = {'both':run.metrics[split], **{name: halves[h][split] for h,name in dict(image='photos alone', text='words alone').items() if split in halves[h]}}
     line = lambda m: dict(items=m['n'], right=m['accuracy'], **dict(zip(('from','to'), m['accuracy_ci'])), **{c: v['recall'] for c,v in m['per_class'].items()})
     return pd.DataFrame({k: line(m) for k,m in rows.items()}).T.round(3).astype({'items':int})
@@ -91,7 +91,7 @@ def plot_halves(
 )->plt.Figure:
     "Share right of each class, by photos alone, words alone, and both"
     t = halves_table(run, split)
-    classes,m = list(t.columns[4:]),{'both':run.metrics[split], 'photos alone':run.metrics['halves']['image'].get(split), 'words alone':run.metrics['halves']['text'].get(split)}
+    classes,m = list(t.columns[4:]),{'both':run.metrics[split], 'photos alone':run.metrics['modality_ablation']['image'].get(split), 'words alone':run.metrics['modality_ablation']['text'].get(split)}
     support = {name: [m[name]['per_class'][c]['support'] for c in classes] for name in t.index}
     fig,ax = plt.subplots(figsize=(1.4+1.1*len(classes),2.6), constrained_layout=True)
     for i,(name,colour) in enumerate({'photos alone':'#94a3b8', 'words alone':'#d08770', 'both':'#2f5d8a'}.items()):
@@ -250,7 +250,7 @@ def report(
     from nbclient.exceptions import CellExecutionError
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
     recipe,split = run.recipe,'test' if 'test' in run.metrics else 'valid'
-    text = (REPORT+(HALVES if 'halves' in run.metrics else '')+REPORT_REST).format(name=(name := as_command(recipe)), about=recipe.about+'; changed as the title says'*(name!=recipe.name), sure=_sure_text(run.labels['sure_above'], run.labels.get('sure_above_alone')), split=split)
+    text = (REPORT+(HALVES if 'modality_ablation' in run.metrics else '')+REPORT_REST).format(name=(name := as_command(recipe)), about=recipe.about+'; changed as the title says'*(name!=recipe.name), sure=_sure_text(run.labels['threshold'], run.labels.get('threshold_by_modality')), split=split)
     cells = [s.strip() for s in text.split('%%\n')]
     nb = new_notebook(cells=[(new_code_cell if i%2 else new_markdown_cell)(s) for i,s in enumerate(cells)])
     here = dict(metadata=dict(path=str(run.path)))

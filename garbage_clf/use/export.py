@@ -31,7 +31,7 @@ def _describe(run, form, model):
     r = run.recipe
     each = {k: dict(shape=list(v.shape), dtype=str(v.dtype).removeprefix('torch.')) for k,v in model.state_dict().items()}
     return dict(form=form, model=r.model, head=dict(style=r.head, hidden=r.hidden, dropout=r.dropout), gray=r.gray, classes=run.labels['classes'], size=r.size,
-        text=r.text, input=[INPUTS[h] for h in run.labels['inputs']], output='one score a class; softmax gives probabilities',
+        text=r.text, input=[INPUTS[h] for h in run.labels['modalities']], output='one score a class; softmax gives probabilities',
         recipe=asdict(r), parameters=sum(p.numel() for p in model.parameters()), tensors=each)
 
 # %% ../../nbs/51_use.export.ipynb #e9e868fb

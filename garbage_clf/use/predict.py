@@ -17,9 +17,9 @@ from ..bins import read_rules, to_bin
 from ..core import WorkbookError, log, pick_device
 from ..data.images import load_pixels
 from ..data.sources import READERS, add_names, find_photos, from_table, log_left_out
-from ..data.text import has_text, unknown
-from ..train.inputs import raw_inputs
-from ..train.run import Run, judge, load_model
+from ..data.text import has_text, all_unknown
+from ..train.evaluate import predict_items
+from ..train.run import Run, load_model
 
 # %% ../../nbs/50_use.predict.ipynb #ae32e02b
 def expand(
@@ -109,7 +109,7 @@ class Predictor:
         rules:dict=None, # From `read_rules`; none for the package's
         device:str='cpu' # 'auto', 'cpu', 'cuda', 'mps'
     ):
-        self.run,self.classes,self.halves = run,run.labels['classes'],run.labels['inputs']
+        self.run,self.classes,self.halves = run,run.labels['classes'],run.labels['modalities']
         self.device = pick_device(device)
         self.bins = bins_of(self.classes, rules)
         self.model = load_model(run, self.device)
@@ -142,13 +142,13 @@ def _block(self:Predictor, rows):
     errors = {i: e for i,r in rows.iterrows() if (e := _lacks(r, self.halves))}
     def inputs():
         there = rows.drop(index=list(errors))
-        return there,*raw_inputs(there, self.run.recipe, self.run.words, load_pixels)
+        return there,*self.run.make_inputs(there, load_pixels)
     there,x,bad = inputs()
     if bad:
         errors |= {i: bad[p] for i,p in there.image.items() if p in bad}
         there,x,_ = inputs()
-    probs = dict(zip(there.index, judge(self.run, self.model, x, self.device) if len(there) else []))
-    strange = unknown(self.run.words.tok, rows.text) if 'text' in self.halves else [False]*len(rows)
+    probs = dict(zip(there.index, predict_items(self.run, self.model, x, self.device) if len(there) else []))
+    strange = all_unknown(self.run.text_processor.tokenizer, rows.text) if 'text' in self.halves else [False]*len(rows)
     said = [{h: row[h] if pd.notna(row[h]) else '' for h in ('image','text')} for _,row in rows.iterrows()]
     return [Prediction(**said[i], error=errors[i]) if i in errors else self._one(said[i], probs[i], strange[i]) for i in rows.index]
 
@@ -159,7 +159,7 @@ def _one(self:Predictor, said, probs, strange):
     used = [h for h in self.halves if (has_text(said['text']) if h=='text' else said['image'])]
     if strange and 'image' in used: used = ['image']
     labels = self.run.labels
-    line = labels['sure_above'] if len(used)==len(self.halves) else labels['sure_above_alone'][used[0]]
+    line = labels['threshold'] if len(used)==len(self.halves) else labels['threshold_by_modality'][used[0]]
     label,p = self.classes[int(probs.argmax())],float(probs.max())
     each = {c: round(float(q), 4) for c,q in zip(self.classes, probs)}
     sure = round(p, 6)>=line and not (strange and used==['text'])

@@ -84,7 +84,7 @@ def _head(run, title, licence):
     m = run.metrics[split]
     values = [dict(type='accuracy', value=round(m['accuracy'], 4), name=f'Accuracy (n = {m["n"]}, 95 % interval {m["accuracy_ci"][0]:.3f} to {m["accuracy_ci"][1]:.3f})'),
         dict(type='f1', value=round(m['macro_f1'], 4), name='Macro F1')]
-    task = 'image-classification' if 'image' in run.labels['inputs'] else 'text-classification'
+    task = 'image-classification' if 'image' in run.labels['modalities'] else 'text-classification'
     result = dict(task=dict(type=task), dataset=dict(name=f'{split} items', type='own', split=split), metrics=values)
     return yaml.safe_dump(dict(license=licence, library_name='garbage_clf', pipeline_tag=task, tags=['garbage','waste','recycling',task],
         **{'model-index':[dict(name=title, results=[result])]}), sort_keys=False, allow_unicode=True)
@@ -93,8 +93,8 @@ def _head(run, title, licence):
 def _sure(run):
     "What the card says about confidence"
     line = lambda at: 'are never sure enough to be believed unseen' if at>1 else f'below a probability of {at:.2f} should be looked at by a person'
-    alone = run.labels.get('sure_above_alone', {})
-    return f'Answers {line(run.labels["sure_above"])}' + ''.join(f'; answers to {name} alone {line(alone[h])}' for h,name in dict(image='a photo', text='words').items() if h in alone) + '.'
+    alone = run.labels.get('threshold_by_modality', {})
+    return f'Answers {line(run.labels["threshold"])}' + ''.join(f'; answers to {name} alone {line(alone[h])}' for h,name in dict(image='a photo', text='words').items() if h in alone) + '.'
 
 # %% ../../nbs/56_use.publish.ipynb #104bd48d
 def card(
@@ -110,7 +110,7 @@ def card(
     return jinja2.Template(CARD, trim_blocks=True).render(head=_head(run, title, licence), title=title, networks=architecture(r), command=as_command(r), how=how,
         classes=run.labels['classes'], counts=counts,
         lines=[(s,metrics_line(run.metrics[s])) for s in ('test','valid') if s in run.metrics], table=_markdown(metrics_table(run.metrics[judged])), judged=judged,
-        recipe=run.recipe, sure=_sure(run), takes=TAKES[tuple(run.labels['inputs'])], name=title.split('/')[-1], **{f'n_{s}': int(n.get(s, 0)) for s in ('train','valid','test')})
+        recipe=run.recipe, sure=_sure(run), takes=TAKES[tuple(run.labels['modalities'])], name=title.split('/')[-1], **{f'n_{s}': int(n.get(s, 0)) for s in ('train','valid','test')})
 
 # %% ../../nbs/56_use.publish.ipynb #5333741d
 def _markdown(df):
