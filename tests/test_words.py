@@ -126,7 +126,7 @@ def test_table_with_missing_halves(both, calgary, tmp_path, capsys):
     got = [json.loads(l) for l in out.splitlines()]
     assert [('image' in g,'text' in g,'error' in g) for g in got]==[(True,True,False),(True,False,False),(False,True,False),(False,False,True)]
 
-def test_wrong_halves(words, both, calgary, tmp_path, capsys):
+def test_wrong_modalities(words, both, calgary, tmp_path, capsys):
     photo = next(calgary.glob('Blue/*'))
     out,_ = cli(capsys, 'predict', words, photo, '--json', code=1)
     assert json.loads(out)['error']=='no words, and this run takes words'
