@@ -154,9 +154,10 @@ def train(
     items = _items(data, corrections, names, photos, columns)
     from garbage_clf.analysis.report import report
     from garbage_clf.analysis.track import tracking
-    from garbage_clf.train.fit import fit
+    from garbage_clf.train.fit import fit, resume_fit
     with tracking(track, chosen, out) as tracked:
-        run = fit(items, chosen, out, device, resume, [tracked] if track else ())
+        train_or_resume = resume_fit if resume else fit
+        run = train_or_resume(items, chosen, out, device, [tracked] if track else ())
         page = report(run)
         tracked.finish(run)
     _show_metrics(run.metrics)

@@ -13,7 +13,6 @@ from torch import nn
 
 from ..core import WorkbookError
 from ..data.images import load_image, load_pixels
-from ..data.text import Halves
 from ..core import choose
 from ..models.core import seen
 from ..train.evaluate import predict_items
@@ -37,18 +36,18 @@ def grad_cam(
     net:nn.Module, # A classifier with a backbone; left in evaluation mode
     photos:torch.Tensor, # B x 3 x H x W, pixels
     classes:torch.Tensor, # The class to explain for each, B
-    words:torch.Tensor=None # Token numbers beside them, for a model that takes both
+    rest:tuple=() # Token numbers, B x T, and the mask of present modalities, B x 2, for a model that takes both
 )->torch.Tensor: # B x H x W, 0..1, of each photo the largest is 1; of a missing one all are 0
     "Which places of photos spoke for a class"
     net = net.eval()
     with torch.enable_grad():
-        score,places = _last_map(net, photos.detach().float().clone().requires_grad_(), *([] if words is None else [words]))
+        score,places = _last_map(net, photos.detach().float().clone().requires_grad_(), *rest)
         grad, = torch.autograd.grad(score[range(len(score)),classes].sum(), places)
     cam = (grad.mean((2,3), keepdim=True)*places).sum(1, keepdim=True).clamp(min=0).detach()
     cam = nn.functional.interpolate(cam, photos.shape[2:], mode='bilinear')[:,0]
     cam = cam/cam.amax((1,2), keepdim=True).clamp(min=1e-9)
     if len(cam)==len(photos): return cam
-    return cam.new_zeros(len(photos), *cam.shape[1:]).index_put((seen(photos),), cam) # Missing photos do not go through the backbone
+    return cam.new_zeros(len(photos), *cam.shape[1:]).index_put((rest[1][:,0],), cam) # Missing photos do not go through the backbone
 
 # %% ../../nbs/43_analysis.explain.ipynb #7cac1e1a
 def word_shares(
@@ -80,14 +79,14 @@ def plot_explained(
     x,bad = run.make_inputs(items, load_pixels)
     if bad: raise WorkbookError(next(iter(bad.values())))
     probs,xb = predict_items(run, model, x),x[list(range(len(items)))]
-    cams = grad_cam(model, xb[0] if isinstance(x, Halves) else xb, probs.argmax(1), xb[1] if isinstance(x, Halves) else None)
+    cams = grad_cam(model, xb[0], probs.argmax(1), xb[1:])
     fig,axs = plt.subplots(2, len(items), figsize=(1.9*len(items),2.9), height_ratios=(1.9,1), squeeze=False, constrained_layout=True)
     for top,low,row,p,cam in zip(*axs, items.itertuples(), probs, cams):
         top.imshow(load_image(row.image, run.recipe.size))
         top.imshow(cam, cmap='inferno', alpha=.5)
         top.set_title(f'{classes[p.argmax()]} {p.max():.0%}' + ('' if pd.isna(row.label) else f', is {row.label}'), fontsize=8)
         top.axis('off')
-        _bars(low, word_shares(run, row.text, row.image, model=model) if isinstance(x, Halves) and pd.notna(row.text) else None)
+        _bars(low, word_shares(run, row.text, row.image, model=model) if x.tokens is not None and pd.notna(row.text) else None)
     return fig
 
 # %% ../../nbs/43_analysis.explain.ipynb #44a8895d
