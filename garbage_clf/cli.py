@@ -54,7 +54,7 @@ def _columns(text):
 # %% ../nbs/54_cli.ipynb #2c50310a
 def _items(data, corrections, names, photos, columns):
     "Items as the options of a command want them"
-    from garbage_clf.data.sources import read_items
+    from garbage_clf.data.read import read_items
     return read_items(data, corrections, names, photos, **_columns(columns))
 
 # %% ../nbs/54_cli.ipynb #a54772e3
@@ -95,7 +95,7 @@ def split(
     import pandas as pd
     from garbage_clf.data.audit import audit as look, broken
     from garbage_clf.data.duplicates import conflicting_photos
-    from garbage_clf.data.sources import write_table
+    from garbage_clf.data.items import write_table
     from garbage_clf.data.splits import split as divide
     rest = Path(out).with_suffix('.left-out.csv')
     if Path(out).suffix!='.csv': raise WorkbookError(f'--out {out}: the table is written as CSV, give a name that ends in .csv')
@@ -270,7 +270,7 @@ def bench(
 ):
     "Measure speed on this machine, side by side with other pipelines"
     from garbage_clf.core import pick_device, write_text
-    from garbage_clf.data.sources import read_items
+    from garbage_clf.data.read import read_items
     from garbage_clf.data.splits import split as divide
     from garbage_clf.use.bench import PEERS, bench as measure, machine
     device = pick_device(device)

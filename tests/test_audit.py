@@ -9,7 +9,9 @@ from garbage_clf.core import WorkbookError, write_text
 from garbage_clf.data.audit import audit, broken
 from garbage_clf.data.corrections import correct, read_corrections
 from garbage_clf.data.sample import sample_items
-from garbage_clf.data.sources import from_folder, from_table, to_items
+from garbage_clf.data.folders import from_folder
+from garbage_clf.data.items import to_items
+from garbage_clf.data.tables import from_table
 
 SAMPLE = sample_items()
 
@@ -217,7 +219,7 @@ def test_names_in_any_encoding(tmp_path):
     with open(os.fsencode(tmp_path/'x')+b'/caf\xe9.jpg', 'wb') as f: f.write(b'x')
     items = from_folder(tmp_path)
     assert len(items)==5
-    from garbage_clf.data.sources import write_table
+    from garbage_clf.data.items import write_table
     write_table(items, tmp_path/'items.csv')
     assert from_table(tmp_path/'items.csv').image.tolist()==items.image.tolist()
     assert 'damaged' not in audit(items).table.kind.tolist()
@@ -236,7 +238,7 @@ def test_climbing_csv(tmp_path):
 
 MILLION = '''
 import resource, sys
-from garbage_clf.data.sources import from_table
+from garbage_clf.data.tables import from_table
 items = from_table(sys.argv[1], image='')
 print(len(items), items.label.nunique(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024)
 '''

@@ -11,7 +11,7 @@ CODE = '''
 import sys
 from garbage_clf.data import pixels
 pixels._decoder.__defaults__ = (16,) # Small blocks, to be killed between them
-from garbage_clf.data.sources import from_table
+from garbage_clf.data.tables import from_table
 from garbage_clf.train.recipes import get_recipe
 from garbage_clf.train.fit import fit
 fit(from_table(sys.argv[1]), get_recipe('cnn-3', size=96, epochs=1, batch_size=32), sys.argv[2], device='cpu')

@@ -6,7 +6,7 @@ from garbage_clf.data.sample import sample_items
 CODE = '''
 import logging, sys
 logging.basicConfig(level=logging.INFO, format='%(message)s')
-from garbage_clf.data.sources import from_table
+from garbage_clf.data.tables import from_table
 from garbage_clf.train.recipes import get_recipe
 from garbage_clf.train.fit import fit
 recipe = get_recipe('mobilenet', pretrained=False, size=32, epochs=6, batch_size=32)

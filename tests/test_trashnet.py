@@ -19,7 +19,7 @@ if DATA.is_dir():
     def test_a_changed_photo_is_named(tmp_path, monkeypatch):
         import pytest
         from garbage_clf.core import WorkbookError
-        from garbage_clf.data.sources import trashnet
+        from garbage_clf.data.trashnet import trashnet
         (tmp_path/'trashnet').mkdir()
         for d in DATA.iterdir():
             if d.is_dir() and d.name!='glass': (tmp_path/'trashnet'/d.name).symlink_to(d)

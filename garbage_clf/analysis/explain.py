@@ -14,7 +14,6 @@ from torch import nn
 from ..core import WorkbookError
 from ..data.images import load_image, load_pixels
 from ..core import choose
-from ..models.core import seen
 from ..train.evaluate import predict_items
 from ..train.run import Run, load_model
 

@@ -20,7 +20,7 @@ from ..metrics import wilson
 from ..core import WorkbookError, log, write_json, write_text
 from .duplicates import ALIKE, PLAIN, duplicate_groups, near_pairs, plain_words
 from .facts import photo_facts
-from .sources import COLUMNS, short_name
+from .items import COLUMNS, short_name
 from .splits import leaked_items
 
 # %% ../../nbs/12_data.audit.ipynb #61dc76d5

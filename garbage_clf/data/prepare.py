@@ -12,7 +12,7 @@ from ..core import log
 from .audit import check_columns
 from .duplicates import group_duplicates
 from .facts import photo_facts
-from .sources import COLUMNS
+from .items import COLUMNS
 from .splits import check_trainable, split
 
 # %% ../../nbs/18_data.prepare.ipynb #dca2f69a

@@ -15,7 +15,7 @@ import numpy as np, pandas as pd
 from PIL import Image, ImageDraw, ImageFilter
 
 from ..core import cache_dir, log, progress, atomic_folder, write_text
-from .sources import from_table
+from .tables import from_table
 
 # %% ../../nbs/11_data.sample.ipynb #158a89df
 SIZE,CANVAS = 192,320 # Pixels of a finished picture, and of the canvas that an item is drawn on

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..core import WorkbookError, log
 from .duplicates import conflicting_photos
-from .sources import short_name
+from .items import short_name
 from .stratify import group_keys, stratified_group_split
 
 # %% ../../nbs/12_data.splits.ipynb #3a3f8d44

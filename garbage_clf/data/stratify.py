@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import WorkbookError
-from .sources import short_name
+from .items import short_name
 
 # %% ../../nbs/12_data.stratify.ipynb #187b382f
 class Quotas:

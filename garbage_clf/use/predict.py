@@ -16,7 +16,9 @@ from fastcore.basics import patch
 from ..bins import read_rules, to_bin
 from ..core import WorkbookError, log, pick_device
 from ..data.images import load_pixels
-from ..data.sources import READERS, add_names, find_photos, from_table, log_left_out
+from ..data.filenames import add_names
+from ..data.folders import find_photos, log_left_out
+from ..data.tables import READERS, from_table
 from ..data.text import has_text, all_unknown
 from ..train.evaluate import predict_items
 from ..train.run import Run, load_model
