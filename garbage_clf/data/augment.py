@@ -28,10 +28,10 @@ class Augmentation:
 
 # %% ../../nbs/14_data.augment.ipynb #081db89b
 AUGMENTATIONS = {'none': Augmentation(flip=0.),
-    'ours': Augmentation(rotate=180, shift=.05, zoom=(.9,1.3), brightness=.25, contrast=.25, saturation=.2),
-    'A': Augmentation(rotate=15, brightness=.2, contrast=.2, saturation=.2),
-    'B': Augmentation(rotate=25, shift=.15, zoom=(.75,1.25), shear=12, brightness=.25, channel=10),
-    'C': Augmentation(rotate=10, zoom=(.9,1.1)),
+    'any-orientation': Augmentation(rotate=180, shift=.05, zoom=(.9,1.3), brightness=.25, contrast=.25, saturation=.2),
+    'rotate-jitter': Augmentation(rotate=15, brightness=.2, contrast=.2, saturation=.2),
+    'affine': Augmentation(rotate=25, shift=.15, zoom=(.75,1.25), shear=12, brightness=.25, channel=10),
+    'rotate-zoom': Augmentation(rotate=10, zoom=(.9,1.1)),
     'trivial': Augmentation(trivial=True)}
 
 # %% ../../nbs/14_data.augment.ipynb #f258d8f6

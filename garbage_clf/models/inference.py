@@ -47,7 +47,7 @@ def tta_view(
     xb:torch.Tensor, # B x 3 x H x W, uint8
     digests:list[str], # One for each photo; needed from view 2 on
     view:int, # 0 as it is, 1 mirrored, 2 and more augmented
-    aug:str='ours' # One of `AUGMENTATIONS`
+    aug:str='any-orientation' # One of `AUGMENTATIONS`
 )->torch.Tensor: # B x 3 x H x W
     "One view of each photo in a batch"
     if view==0: return xb
@@ -72,7 +72,7 @@ def predict_proba(
     inputs, # N photos, texts, features, or both modalities
     device:torch.device|str='cpu', # Where to run
     batch_size:int=64, # Items a batch
-    tta:tuple[int,str]=(1,'ours') # Number of views, and how those from the third on are augmented
+    tta:tuple[int,str]=(1,'any-orientation') # Number of views, and how those from the third on are augmented
 )->torch.Tensor: # Probabilities, N x C, float32, on the CPU
     "Class probabilities, averaged over TTA views"
     n_views,aug = tta

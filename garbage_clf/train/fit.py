@@ -33,7 +33,7 @@ def tta_views(
 )->tuple[int,str]: # Number of views, and how those from the third on are augmented
     "The test-time augmentation of a recipe"
     plain = recipe.frozen or recipe.augment in ('none','trivial')
-    return recipe.tta,'ours' if plain else recipe.augment
+    return recipe.tta,'any-orientation' if plain else recipe.augment
 
 def _predict(task, inputs):
     "Probabilities, averaged over the recipe's views"

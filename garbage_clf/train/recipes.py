@@ -15,11 +15,11 @@ from .recipe_change import change, load_recipe
 
 # %% ../../nbs/30_train.recipes.ipynb #7d12b303
 _FINE_TUNED = dict(frozen=False, epochs=40, tta=2, lr=2e-3, weight_decay=.05, hidden=0, dropout=.2,
-    label_smoothing=.1, augment='ours', monitor='valid_accuracy')
+    label_smoothing=.1, augment='any-orientation', monitor='valid_accuracy')
 _FROM_SCRATCH = dict(pretrained=False, frozen=False, lr_decay=1., head='plain', monitor='valid_accuracy')
 _ADAM = dict(batch_size=32, optimizer='adam')
 _SYSTEM_C = dict(_FROM_SCRATCH, **_ADAM, size=200, epochs=100, schedule='warmup-steps', lr=1e-3,
-    weight_decay=1e-4, clip=1., hidden=128, dropout=.15, augment='C', patience=30, min_delta=.001)
+    weight_decay=1e-4, clip=1., hidden=128, dropout=.15, augment='rotate-zoom', patience=30, min_delta=.001)
 _PLAIN = dict(_FROM_SCRATCH, epochs=20, batch_size=32, schedule='constant', weight_decay=0., dropout=0.)
 
 _PHOTO_RECIPES = [
@@ -40,7 +40,7 @@ _PHOTO_RECIPES = [
         'quarter of its layers on', 'efficientnet_b0', **_ADAM, frozen=False, epochs=30, head_epochs=8,
         unfreeze_from='25%', freeze_norms=True, schedule='cosine', lr=1e-5, head_lr=1e-3, lr_decay=1.,
         weight_decay=0., l2=1e-5, head='swish', hidden=192, dropout=.35, label_smoothing=.05,
-        class_weights='0.7..1.6', augment='B', mix='mixup', patience=6, tta=5),
+        class_weights='0.7..1.6', augment='affine', mix='mixup', patience=6, tta=5),
     Recipe('cnn-5', 'System C as promised: five double blocks trained from scratch, evaluated with the mirror image as '
         'well', 'cnn_5', **_SYSTEM_C, label_smoothing=.1, tta=2),
     Recipe('cnn-3', 'System C as listed: three double blocks trained from scratch', 'cnn_3', **_SYSTEM_C),
@@ -71,7 +71,7 @@ _TEXT_RECIPES = [
 _MULTIMODAL_RECIPES = [
     Recipe('multimodal', 'System A: a photo and a text, all of MobileNetV2 and of DistilBERT', 'mobilenet_v2',
         text='distilbert-base-uncased', pooling='cls', fusion='concat', frozen=False, epochs=8, schedule='constant',
-        lr=1e-5, lr_decay=1., weight_decay=.01, dropout=0., augment='A', monitor='valid_accuracy'),
+        lr=1e-5, lr_decay=1., weight_decay=.01, dropout=0., augment='rotate-jitter', monitor='valid_accuracy'),
     Recipe('multimodal-fast', 'A photo, a text, or both: gated fusion of a frozen EfficientNet-Lite0 and a text encoder, '
         'MiniLM unless you choose another, in a minute on a laptop', 'efficientnet_lite0', text='minilm',
         modality_dropout=.2, epochs=30, lr=1e-3)]

@@ -100,7 +100,7 @@ def our_batches(
     x = on_device(photo_pixels(items.image, size)[0], device)
     y = torch.from_numpy(pd.factorize(items.label, sort=True)[0])
     dl = tensor_loaders(x, y, ['train']*len(items), batch_size, device).train
-    return ((augment(xb, torch.rand(len(xb), DRAWS, device=xb.device), AUGMENTATIONS['ours']),yb) for xb,yb in dl)
+    return ((augment(xb, torch.rand(len(xb), DRAWS, device=xb.device), AUGMENTATIONS['any-orientation']),yb) for xb,yb in dl)
 
 # %% ../../nbs/55_use.bench.ipynb #ecc9d39d
 PEERS = {'fastai': lambda *a: fastai_batches(*a).train, 'timm': timm_batches, 'torchvision': torchvision_batches}
@@ -377,7 +377,7 @@ def bench_sizes(
         x = torch.randint(0, 256, (n,size,size,3), dtype=torch.uint8, device=device).movedim(-1, 1)
         dls = tensor_loaders(x, torch.zeros(n, dtype=torch.long, device=device), ['train']*n, 64, device)
         def once():
-            for xb,_ in dls.train: augment(xb, torch.rand(len(xb), DRAWS, device=device), AUGMENTATIONS['ours'])
+            for xb,_ in dls.train: augment(xb, torch.rand(len(xb), DRAWS, device=device), AUGMENTATIONS['any-orientation'])
         rate = n/seconds(once, 3, device)
         rows.append({'size':size, 'photos a second':rate, 'megapixels a second':rate*size*size/1e6})
     return pd.DataFrame(rows)
