@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['MODALITY_COLORS', 'accuracy_table', 'confidence_table', 'overlap_table', 'modality_table', 'plot_modalities']
 
-# %% ../../nbs/46_analysis.breakdown.ipynb #ea218786
+# %% ../../nbs/46_analysis.breakdown.ipynb #7bc513f9
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from .confusion import split_results
+from ..data.splits import train_test_overlap
 from ..metrics import wilson
 from ..plots import ACCENT, MUTED, RIGHT
 from ..train.run import Run
@@ -42,13 +43,14 @@ def confidence_table(
     correct = rows.actual==rows.predicted
     return accuracy_table(correct, {'confident':confident, 'not confident':~confident})
 
-# %% ../../nbs/46_analysis.breakdown.ipynb #a620ce59
+# %% ../../nbs/46_analysis.breakdown.ipynb #96de0655
 def _training_overlap(run, split):
     "For each item of a split: whether its group, and whether its text, is in the training split"
-    train = run.items[run.items.split=='train']
-    held_out = run.items[run.items.split==split]
-    same_group = held_out.group.isin(train.group.dropna())
-    same_text = held_out.text.isin(train.text.dropna())
+    items = run.items
+    here = items.split==split
+    same_group = train_test_overlap(items, split, ['train'])[here]
+    training_texts = items.text[items.split=='train'].dropna()
+    same_text = items.text[here].isin(training_texts)
     return same_group.to_numpy(bool), same_text.to_numpy(bool)
 
 # %% ../../nbs/46_analysis.breakdown.ipynb #fea0bd03
@@ -108,7 +110,7 @@ def _bars(metrics):
         bars.append(dict(percent=100*share, below=100*max(share-low, 0), above=100*max(high-share, 0), n=n))
     return pd.DataFrame(bars)
 
-# %% ../../nbs/46_analysis.breakdown.ipynb #59d31bca
+# %% ../../nbs/46_analysis.breakdown.ipynb #b24f501e
 def plot_modalities(
     run:Run, # A finished run that takes photos and texts
     split:str='test', # 'test' or 'valid'
@@ -121,7 +123,7 @@ def plot_modalities(
     for i,(name,color) in enumerate(MODALITY_COLORS.items()):
         if name not in found: continue
         bars = _bars(found[name])
-        error = dict(yerr=bars[['below','above']].T, error_kw=dict(lw=.8, ecolor='#333'))
+        error = dict(yerr=[bars.below,bars.above], error_kw=dict(lw=.8, ecolor='#333'))
         ax.bar(bars.index+.27*(i-1), bars.percent, .25, label=name, color=color, **error)
     labels = [f'{c}\nn = {n}' for c,n in zip([*classes,'all'], _bars(found['both']).n)]
     ax.set_xticks(range(len(labels)), labels, fontsize=8)
