@@ -63,20 +63,20 @@ def check_files(
 # %% ../../nbs/12_data.audit.ipynb #adfe0de3
 ENDINGS = dict(JPEG='.jpg .jpeg', MPO='.jpg .jpeg', PNG='.png', WEBP='.webp', BMP='.bmp', GIF='.gif', TIFF='.tif .tiff')
 
-# %% ../../nbs/12_data.audit.ipynb #08e8ba2c
+# %% ../../nbs/12_data.audit.ipynb #c3d472da
 def _odd(f, paths):
     "Kind of oddity: level, what it means, and which photos have it"
     short,long = f[['width','height']].min(axis=1),f[['width','height']].max(axis=1)
     ending = pd.Series([Path(p).suffix.lower() in ENDINGS.get(k, '').split() for p,k in zip(paths, f.format)], f.index)
-    black,white = f.dark>.99,f.light>.99
-    cut = (f.cut>.05) & f.format.isin(['JPEG','MPO'])
+    black,white = f.dark_frac>.99,f.light_frac>.99
+    cut = (f.truncated>.05) & f.format.isin(['JPEG','MPO'])
     return {'cut off': ('warning', 'its lower part is the even grey of a JPEG that ended too early', cut), 'almost black': ('warning', 'more than 99 % of it is nearly black', black), 'almost white': ('warning', 'more than 99 % of it is nearly white', white),
         'one colour': ('warning', f'its grey levels differ by less than {PLAIN:.0f}', (f.contrast<PLAIN) & ~black & ~white),
         'blurred': ('warning', 'no edge is steeper than after a blur of a hundredth of its size', (f.sharpness<.21) & (f.contrast>=PLAIN)),
         'tiny': ('warning', 'its shorter side has less than 64 pixels', short<64), 'long and narrow': ('warning', 'more than four times as long as wide: it is squeezed into a square', long>4*short),
         'huge': ('note', 'more than 50 megapixels: slow to read', f.width*f.height>50e6), 'moving': ('note', 'several pictures in one file: the first is used', f.frames>1),
-        'CMYK': ('note', 'made for printing: colours are converted', f['mode']=='CMYK'), 'deep': ('note', 'more than 8 bits a channel: cut down to 8; almost black where only the lower bits are used', f.deep==True),
-        'transparent': ('note', 'laid on white', f.transparent==True), 'turned': ('note', 'stored turned, with a note in its EXIF block: set upright', f.turned==True),
+        'CMYK': ('note', 'made for printing: colours are converted', f['mode']=='CMYK'), 'deep': ('note', 'more than 8 bits a channel: cut down to 8; almost black where only the lower bits are used', f.bit_depth>8),
+        'transparent': ('note', 'laid on white', f.transparent==True), 'turned': ('note', 'stored turned, with a note in its EXIF block: set upright', f.exif_rotated==True),
         'wrong ending': ('note', 'the file is of another kind than its name says', ~ending)}
 
 # %% ../../nbs/12_data.audit.ipynb #ca0b5adf
