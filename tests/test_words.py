@@ -49,7 +49,7 @@ def test_calgary_layout(both):
     assert run.labels['classes']==['Black','Blue','Green','TTR'] and run.labels['modalities']==['image','text']
     assert run.items.text.notna().all() and not run.items.text.str.contains(r'\d|_').any()
     assert set(run.metrics['modality_ablation'])=={'image','text'} and (both/'tokenizer.json').exists()
-    assert 'What each half is worth' in (both/'report.html').read_text() and (both/'plots/halves.png').exists()
+    assert 'What each modality contributes' in (both/'report.html').read_text() and (both/'plots/modalities.png').exists()
 
 def test_system_a_has_the_sizes_of_its_drawing():
     a = Concat(1280, 768, 4)
