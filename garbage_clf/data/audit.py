@@ -18,7 +18,8 @@ from PIL import Image
 
 from ..metrics import wilson
 from ..core import WorkbookError, log, write_json, write_text
-from .duplicates import ALIKE, PLAIN, duplicate_groups, near_pairs, plain_words
+from .duplicates import ALIKE, duplicate_groups, near_pairs, plain_words
+from .sample import PLAIN
 from .facts import photo_facts
 from .items import COLUMNS, short_name
 from .splits import leaked_items
