@@ -7,7 +7,7 @@ __all__ = ['LEVELS', 'BROKEN', 'ENDINGS', 'PAGE', 'Finding', 'check_files', 'che
            'text_ceiling', 'seen_texts', 'check_texts', 'predicted_by', 'check_columns', 'check_labels', 'check_splits',
            'Audit', 'audit', 'audit_page', 'broken']
 
-# %% ../../nbs/12_data.audit.ipynb #89f2a160
+# %% ../../nbs/12_data.audit.ipynb #0a93c3f0
 import base64, io, json, os, re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,8 @@ from PIL import Image
 
 from ..metrics import wilson
 from ..core import WorkbookError, log, write_json, write_text
-from .duplicates import ALIKE, duplicate_groups, near_pairs, plain_words
-from .sample import PLAIN
+from .duplicates import DUPLICATE_SIMILARITY, duplicate_groups, near_pairs, plain_words
+from .duplicates import PLAIN_CONTRAST
 from .facts import photo_facts
 from .items import COLUMNS, short_name
 from .splits import leaked_items
@@ -64,7 +64,7 @@ def check_files(
 # %% ../../nbs/12_data.audit.ipynb #adfe0de3
 ENDINGS = dict(JPEG='.jpg .jpeg', MPO='.jpg .jpeg', PNG='.png', WEBP='.webp', BMP='.bmp', GIF='.gif', TIFF='.tif .tiff')
 
-# %% ../../nbs/12_data.audit.ipynb #c3d472da
+# %% ../../nbs/12_data.audit.ipynb #c1a8d6cf
 def _odd(f, paths):
     "Kind of oddity: level, what it means, and which photos have it"
     short,long = f[['width','height']].min(axis=1),f[['width','height']].max(axis=1)
@@ -72,8 +72,8 @@ def _odd(f, paths):
     black,white = f.dark_frac>.99,f.light_frac>.99
     cut = (f.truncated>.05) & f.format.isin(['JPEG','MPO'])
     return {'cut off': ('warning', 'its lower part is the even grey of a JPEG that ended too early', cut), 'almost black': ('warning', 'more than 99 % of it is nearly black', black), 'almost white': ('warning', 'more than 99 % of it is nearly white', white),
-        'one colour': ('warning', f'its grey levels differ by less than {PLAIN:.0f}', (f.contrast<PLAIN) & ~black & ~white),
-        'blurred': ('warning', 'no edge is steeper than after a blur of a hundredth of its size', (f.sharpness<.21) & (f.contrast>=PLAIN)),
+        'one colour': ('warning', f'its grey levels differ by less than {PLAIN_CONTRAST:.0f}', (f.contrast<PLAIN_CONTRAST) & ~black & ~white),
+        'blurred': ('warning', 'no edge is steeper than after a blur of a hundredth of its size', (f.sharpness<.21) & (f.contrast>=PLAIN_CONTRAST)),
         'tiny': ('warning', 'its shorter side has less than 64 pixels', short<64), 'long and narrow': ('warning', 'more than four times as long as wide: it is squeezed into a square', long>4*short),
         'huge': ('note', 'more than 50 megapixels: slow to read', f.width*f.height>50e6), 'moving': ('note', 'several pictures in one file: the first is used', f.frames>1),
         'CMYK': ('note', 'made for printing: colours are converted', f['mode']=='CMYK'), 'deep': ('note', 'more than 8 bits a channel: cut down to 8; almost black where only the lower bits are used', f.bit_depth>8),
@@ -105,19 +105,19 @@ def _copies(facts):
     first = d.index.to_series().groupby(d).transform('first')
     return pd.DataFrame(dict(a=first, b=d.index.to_series())).query('a!=b').reset_index(drop=True)
 
-# %% ../../nbs/12_data.audit.ipynb #cff966cc
+# %% ../../nbs/12_data.audit.ipynb #d6dbd3fc
 def check_copies(
     items:pd.DataFrame, # Items, with groups
     facts:pd.DataFrame, # Of their photos
     pairs:pd.DataFrame # From `near_pairs`
 )->list[Finding]:
     "The same photo twice, and nearly the same"
-    copies,near = _copies(facts),pairs[pairs.alike]
+    copies,near = _copies(facts),pairs[pairs.is_duplicate]
     path,label = items.image,items.label
     listed = copies[path[copies.a].to_numpy()==path[copies.b].to_numpy()]
     copies = copies.drop(listed.index)
     differ = lambda p: (label[p.a].array!=label[p.b].array).fillna(False).astype(bool) # One without a label contradicts nothing
-    def finding(level, kind, p, says): return Finding(level, kind, len({*p.a,*p.b}), says, _pair_rows(items, p, **({'likeness':p.likeness} if 'likeness' in p else {})))
+    def finding(level, kind, p, says): return Finding(level, kind, len({*p.a,*p.b}), says, _pair_rows(items, p, **({'similarity':p.similarity} if 'similarity' in p else {})))
     odd,odd_near = differ(copies),differ(near)
     all_of = [finding('error', 'identical, two labels', pd.concat([copies[odd],listed[differ(listed)]]), 'the same bytes under different labels: one of them is wrong, or both'),
         finding('warning', 'identical', copies[~odd], 'the same bytes under one label: keep one'),
@@ -342,13 +342,13 @@ def _examples(rows, most=4):
     names = [n for r in some if (n := (' = ' if 'image 2' in r else ' ').join(map(str, r.values())))]
     return '\n'+' '*9+', '.join(names)+(f' and {len(rows)-most:,} more' if len(rows)>most else '')
 
-# %% ../../nbs/12_data.audit.ipynb #e3861fc9
+# %% ../../nbs/12_data.audit.ipynb #761135ff
 class Audit:
     "What was found in some items: prints as a table, shows as a gallery, saves as a page"
     def __init__(self,
         items:pd.DataFrame, # With groups
         facts:pd.DataFrame, # Of their photos
-        pairs:pd.DataFrame, # Photos that may be alike, with their likeness
+        pairs:pd.DataFrame, # Photos that may be alike, with their similarity
         findings:list[Finding] # Worst first
     ):
         self.items,self.facts,self.pairs,self.findings = items,facts,pairs,findings
@@ -392,7 +392,7 @@ def audit(
         *check_columns(items, facts), *check_texts(items), *check_photos(items, facts)]
     return Audit(items, facts, pairs, sorted(found, key=lambda f: LEVELS.index(f.level)))
 
-# %% ../../nbs/12_data.audit.ipynb #8fd6144b
+# %% ../../nbs/12_data.audit.ipynb #43c7bbe7
 PAGE = """<style>.audit {font: 14px/1.45 system-ui, sans-serif; max-width: 70em} .audit table {border-collapse: collapse; margin: .5em 0}
 .audit td, .audit th {text-align: left; padding: .15em .8em .15em 0; vertical-align: top; border-bottom: 1px solid #8883} .audit .pics {display: flex; flex-wrap: wrap; gap: .6em}
 .audit figure {margin: 0; max-width: 250px} .audit figcaption {font-size: 11px; overflow-wrap: anywhere; opacity: .75} .audit img {height: 90px; margin-right: 2px}
@@ -402,7 +402,7 @@ PAGE = """<style>.audit {font: 14px/1.45 system-ui, sans-serif; max-width: 70em}
 {% if f.pictures %}<div class="pics">{% for p in f.pictures %}<figure>{% for s in p.srcs %}<img src="{{ s }}" alt="">{% endfor %}<figcaption>{{ p.caption }}</figcaption></figure>{% endfor %}</div>
 {% elif f.rows %}<table><tr>{% for c in f.columns %}<th>{{ c }}</th>{% endfor %}</tr>{% for r in f.rows %}<tr>{% for v in r %}<td>{{ v }}</td>{% endfor %}</tr>{% endfor %}</table>{% endif %}
 {% if f.more %}<p>and {{ '{:,}'.format(f.more) }} more</p>{% endif %}{% endfor %}
-{% if bars %}<h3>Where the line is</h3><p>Pairs of photos by likeness, 0.5 to 1; those at {{ line }} or above are taken for the same thing.</p>
+{% if bars %}<h3>Where the line is</h3><p>Pairs of photos by similarity, 0.5 to 1; those at {{ line }} or above are taken for the same thing.</p>
 <svg width="520" height="120" role="img">{% for b in bars %}<rect x="{{ b.x }}" y="{{ 100-b.h }}" width="18" height="{{ b.h }}" fill="{{ '#b3261e' if b.alike else '#94a3b8' }}"><title>{{ b.n }} pairs</title></rect><text x="{{ b.x }}" y="115" font-size="9" fill="currentColor">{{ b.at }}</text>{% endfor %}</svg>{% endif %}</div>"""
 
 # %% ../../nbs/12_data.audit.ipynb #7ca64d8e
@@ -430,13 +430,13 @@ def _shown(f, result, most):
     if any(p['srcs'] for p in pictures): return dict(out, pictures=pictures)
     return dict(out, rows=rows[out['columns']].values.tolist())
 
-# %% ../../nbs/12_data.audit.ipynb #14f69f2d
+# %% ../../nbs/12_data.audit.ipynb #576f8531
 def _bars(pairs):
-    "The histogram of likeness"
-    n,edges = np.histogram(pairs.likeness, bins=np.linspace(.5, 1, 26))
-    return [dict(x=20*i, n=int(k), h=round(100*k/n.max()), at=f'{e:.1f}' if i%5==0 else '', alike=bool(e>=ALIKE-1e-9)) for i,(k,e) in enumerate(zip(n, edges))] if n.sum() else []
+    "The histogram of similarity"
+    n,edges = np.histogram(pairs.similarity, bins=np.linspace(.5, 1, 26))
+    return [dict(x=20*i, n=int(k), h=round(100*k/n.max()), at=f'{e:.1f}' if i%5==0 else '', alike=bool(e>=DUPLICATE_SIMILARITY-1e-9)) for i,(k,e) in enumerate(zip(n, edges))] if n.sum() else []
 
-# %% ../../nbs/12_data.audit.ipynb #e7ea5cb5
+# %% ../../nbs/12_data.audit.ipynb #27c43e4d
 def audit_page(
     result:Audit, # What was found
     most:int=24 # Pictures or rows a finding
@@ -444,7 +444,7 @@ def audit_page(
     "An audit as a page"
     from jinja2 import Environment
     page = Environment(autoescape=True).from_string(PAGE)
-    return page.render(title=result.title, findings=[_shown(f, result, most) for f in result.findings], bars=_bars(result.pairs), line=ALIKE)
+    return page.render(title=result.title, findings=[_shown(f, result, most) for f in result.findings], bars=_bars(result.pairs), line=DUPLICATE_SIMILARITY)
 
 # %% ../../nbs/12_data.audit.ipynb #538adc92
 @patch
