@@ -32,7 +32,7 @@ def weights_digest(
         h.update(content.numpy())
     return h.hexdigest()[:16]
 
-# %% ../../nbs/20_models.features.ipynb #735e1132
+# %% ../../nbs/20_models.features.ipynb #091a694b
 @dataclass
 class Extractor:
     "A frozen backbone and how photos go through it"

@@ -33,7 +33,7 @@ def predict_batches(
         with torch.inference_mode(), precision: out = net(*xb)
         yield out.float().cpu()
 
-# %% ../../nbs/20_models.inference.ipynb #a5d6fca6
+# %% ../../nbs/20_models.inference.ipynb #088b2a2c
 def view_random_numbers(
     digests:list[str], # One for each photo
     view:int # 2 or more
@@ -54,7 +54,7 @@ def tta_view(
     if view==1: return xb.flip(-1)
     return augment(xb, view_random_numbers(digests, view).to(xb.device), AUGMENTATIONS[aug])
 
-# %% ../../nbs/20_models.inference.ipynb #50b5bc3b
+# %% ../../nbs/20_models.inference.ipynb #4839d1db
 def _digests(photos):
     "SHA-256 of each photo's own pixels"
     return [hashlib.sha256(p.contiguous().cpu().numpy()).hexdigest() for p in photos]

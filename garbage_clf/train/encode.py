@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['recipe_inputs', 'encode_items']
 
-# %% ../../nbs/32_train.encode.ipynb #d2446270
+# %% ../../nbs/32_train.encode.ipynb #0b189c87
 import pandas as pd
 import torch
 from torch import nn

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RisingRate', 'find_lr']
 
-# %% ../../nbs/35_train.find_lr.ipynb #66862e36
+# %% ../../nbs/35_train.find_lr.ipynb #47b7d874
 import pandas as pd
 from fastai.callback.core import Callback, CancelFitException, CancelValidException
 from fastai.callback.schedule import valley
@@ -14,8 +14,7 @@ from ..core import WorkbookError, pick_device, seed_everything
 from ..memory import keep_freed_memory
 from ..data.prepare import prepare_items
 from .learner import make_learner, set_weight_decay
-from .recipe import modalities
-from .recipe import Recipe
+from .recipe import Recipe, modalities
 from .recipe_change import change
 from .task import build_task, encode_task
 

@@ -6,7 +6,7 @@
 __all__ = ['tta_views', 'evaluate_task', 'new_folder', 'resumable_folder', 'locked_folder', 'check_space', 'memory_advice',
            'learn', 'fit', 'resume_fit']
 
-# %% ../../nbs/35_train.fit.ipynb #c755caae
+# %% ../../nbs/35_train.fit.ipynb #ba788d16
 import hashlib, shutil, time
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,12 +22,11 @@ from ..data.prepare import prepare_items
 from ..models.inference import predict_proba
 from .checkpoint import Checkpoint
 from .learner import fit_once, train_epochs
-from .recipe import modalities
-from .recipe import Recipe
+from .recipe import Recipe, modalities
 from .run import Evaluation, Run, results_table, write_run
 from .task import TrainingTask, build_task, encode_task
 
-# %% ../../nbs/35_train.fit.ipynb #ae0c1250
+# %% ../../nbs/35_train.fit.ipynb #7602160d
 def tta_views(
     recipe:Recipe # Any
 )->tuple[int,str]: # Number of views, and how those from the third on are augmented

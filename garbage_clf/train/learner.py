@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make_callbacks', 'make_learner', 'set_weight_decay', 'lr_scheduler', 'train_epochs', 'fit_once']
 
-# %% ../../nbs/33_train.learner.ipynb #0755a1ce
+# %% ../../nbs/33_train.learner.ipynb #6d9b5a1c
 from contextlib import ExitStack
 
 import garbage_clf.core # Before fastai, whose import warns

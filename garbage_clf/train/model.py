@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEXT_FILES', 'TextProcessor', 'fit_text_processor', 'save_text_processor', 'load_text_processor', 'create_model']
 
-# %% ../../nbs/32_train.model.ipynb #28913a7a
+# %% ../../nbs/32_train.model.ipynb #54738a04
 import json
 from dataclasses import dataclass
 from pathlib import Path

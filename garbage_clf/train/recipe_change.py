@@ -5,24 +5,24 @@
 # %% auto #0
 __all__ = ['TYPE_NAMES', 'PACKAGES', 'check_recipe', 'unused_fields', 'change', 'save_recipe', 'load_recipe']
 
-# %% ../../nbs/30_train.recipe_change.ipynb #d4264db1
+# %% ../../nbs/30_train.recipe_change.ipynb #caf45753
 import json, re
 from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from ..compat import upgrade
+from ..compat import OLD_KEYS, upgrade
 from ..core import WorkbookError, choose, log, write_json
-from ..models.registry import FROM_SCRATCH
-from ..models.registry import check_model_name
-from .recipe import WHEN
-from .recipe import FROM_SCRATCH_TEXT, Recipe
+from ..models.registry import FROM_SCRATCH, check_model_name
+from .recipe import FROM_SCRATCH_TEXT, WHEN, Recipe
 
-# %% ../../nbs/30_train.recipe_change.ipynb #c41b30bf
+# %% ../../nbs/30_train.recipe_change.ipynb #d71ad8b6
 TYPE_NAMES = {bool:'true or false', int:'a whole number', float:'a number', str:'text'}
 def _field(name):
     "The declaration of a field, or an error that names the nearest"
     known = {f.name: f for f in fields(Recipe)}
+    renamed = OLD_KEYS['recipe.json'].get(name)
+    if renamed: raise WorkbookError(f'the recipe field {name!r} is called {renamed!r} now')
     return known[choose(name, known, 'recipe field')]
 
 def _convert(name, value, kind):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'get_recipe', 'recipes_table', 'as_command']
 
-# %% ../../nbs/30_train.recipes.ipynb #41002737
+# %% ../../nbs/30_train.recipes.ipynb #2bdbc0c8
 from dataclasses import fields, replace
 
 from ..core import choose
@@ -13,7 +13,7 @@ from ..models.registry import WEIGHT_FALLBACKS
 from .recipe import Recipe, architecture
 from .recipe_change import change, load_recipe
 
-# %% ../../nbs/30_train.recipes.ipynb #7d12b303
+# %% ../../nbs/30_train.recipes.ipynb #f3a1de1a
 _FINE_TUNED = dict(frozen=False, epochs=40, tta=2, lr=2e-3, weight_decay=.05, hidden=0, dropout=.2,
     label_smoothing=.1, augment='any-orientation', monitor='valid_accuracy')
 _FROM_SCRATCH = dict(pretrained=False, frozen=False, lr_decay=1., head='plain', monitor='valid_accuracy')
@@ -51,7 +51,7 @@ _PHOTO_RECIPES = [
     Recipe('mlp', 'System E: a multilayer perceptron on all pixels, Adadelta', 'mlp', **_PLAIN,
         optimizer='adadelta', lr=.1, hidden=0, size=256)]
 
-# %% ../../nbs/30_train.recipes.ipynb #78c2a855
+# %% ../../nbs/30_train.recipes.ipynb #15443203
 _TEXT = dict(model='', pretrained=False, frozen=False, lr_decay=1., head='plain', hidden=0, monitor='valid_accuracy')
 _MINILM = dict(_TEXT, text='minilm', pretrained=True)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REQUIRED', 'Run', 'results_table', 'results_metrics', 'Evaluation', 'write_run', 'load_model']
 
-# %% ../../nbs/34_train.run.ipynb #7ff8554f
+# %% ../../nbs/34_train.run.ipynb #b7d06b8b
 import json
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +19,7 @@ from ..data.pixels import photo_pixels
 from ..metrics import classification_metrics, confidence_threshold, confusion_matrix
 from .encode import recipe_inputs
 from .model import TextProcessor, create_model, load_text_processor, save_text_processor
-from .recipe import modalities
-from .recipe import Recipe
+from .recipe import Recipe, modalities
 from .recipe_change import load_recipe, save_recipe
 from .task import TrainingTask
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainingTask', 'build_task', 'check_readable', 'encode_task']
 
-# %% ../../nbs/33_train.task.ipynb #bda10097
+# %% ../../nbs/33_train.task.ipynb #e8550c32
 from dataclasses import dataclass
 
 import pandas as pd
@@ -18,8 +18,7 @@ from ..models.precision import precision
 from ..models.registry import resolve_weights
 from .encode import encode_items
 from .model import TextProcessor, create_model, fit_text_processor
-from .recipe import modalities
-from .recipe import FROM_SCRATCH_TEXT, Recipe
+from .recipe import FROM_SCRATCH_TEXT, Recipe, modalities
 from .recipe_change import change
 from .schedules import frozen_modules
 
