@@ -164,14 +164,14 @@ def check_labels(
         return [Finding('note', 'no labels', len(items), message, items[:0])]
     return _missing_labels(items) + _impossible_classes(d) + _class_sizes(d, items.split.notna().any())
 
-# %% ../../nbs/12_data.label_checks.ipynb #78cae0bb
-def _missing_parts(items, parts):
+# %% ../../nbs/12_data.label_checks.ipynb #5acbd14f
+def _missing_parts(items, n, parts):
     "Findings about a split that is incomplete"
     found = []
     lacks = [p for p in ('valid','test') if p not in parts]
     if lacks:
-        message = ('no metrics on photos that chose nothing' if 'test' in lacks else 'valid is taken out of train')
-        found.append(Finding('note', f'no {" and no ".join(lacks)} part', items.split.notna().sum(), message, items[:0]))
+        message = 'no metrics on photos that chose nothing' if 'test' in lacks else 'valid is taken out of train'
+        found.append(Finding('note', f'no {" and no ".join(lacks)} part', n, message, items[:0]))
     none = items.index[items.split.isna()]
     if len(none):
         message = 'these have no split and the others do: fill it in or empty the column'
@@ -203,7 +203,7 @@ def _few_test_items(counts):
     message = f'their recall is hardly known: {", ".join(widths)}'
     return [Finding('note', 'few test items of a class', int(few.test.sum()), message, few.reset_index())]
 
-# %% ../../nbs/12_data.label_checks.ipynb #94cfa601
+# %% ../../nbs/12_data.label_checks.ipynb #bb13c146
 def check_splits(
     items:pd.DataFrame # Items
 )->list[Finding]:
@@ -212,7 +212,7 @@ def check_splits(
     d = items[items.split.notna() & items.label.notna()]
     if not len(d): return []
     counts = pd.crosstab(d.label, d.split)
-    found = _missing_parts(items, counts.columns) + _missing_classes(counts) + _few_test_items(counts)
+    found = _missing_parts(items, len(d), counts.columns) + _missing_classes(counts) + _few_test_items(counts)
     if min(counts.shape)>1 and chi2_contingency(counts).pvalue<.001:
         message = ('the shares of the classes differ between the parts more than a random split explains: figures on one say '
             'less about the other')
