@@ -907,6 +907,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'garbage_clf/models/inference.py'),
                                               'garbage_clf.models.inference._view_batches': ( 'models.inference.html#_view_batches',
                                                                                               'garbage_clf/models/inference.py'),
+                                              'garbage_clf.models.inference.get_outputs': ( 'models.inference.html#get_outputs',
+                                                                                            'garbage_clf/models/inference.py'),
                                               'garbage_clf.models.inference.predict_batches': ( 'models.inference.html#predict_batches',
                                                                                                 'garbage_clf/models/inference.py'),
                                               'garbage_clf.models.inference.predict_proba': ( 'models.inference.html#predict_proba',
