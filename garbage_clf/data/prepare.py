@@ -9,7 +9,7 @@ __all__ = ['group_items', 'warn_target_leakage', 'prepare_items']
 import pandas as pd
 
 from ..core import log
-from .audit import check_columns
+from .leakage import check_target_leakage
 from .duplicates import group_duplicates
 from .facts import photo_facts
 from .items import COLUMNS
@@ -32,7 +32,7 @@ def warn_target_leakage(
     "Log which columns, or texts, predict the label"
     if not with_texts and items.columns.isin(COLUMNS).all(): return
     no_photos = items.reset_index(drop=True).assign(image=pd.NA)
-    for f in check_columns(no_photos, photo_facts(no_photos)): log.warning('%s: %s', f.kind, f.says)
+    for f in check_target_leakage(no_photos, photo_facts(no_photos)): log.warning('%s: %s', f.kind, f.message)
 
 # %% ../../nbs/18_data.prepare.ipynb #e4445405
 def prepare_items(
