@@ -36,9 +36,9 @@ def plant(root):
     whole,photo,turned = open(SAMPLE.image[50], 'rb').read(),Image.open(SAMPLE.image[51]),Image.Exif()
     turned[0x112] = 6
     odd = {'empty':('a.jpg',b''), 'not an image':('b.jpg',b'<html>'), 'truncated':('c.jpg',whole[:len(whole)*2//3]), 'damaged':('d.png',damaged()), 'too large':('e.png',bomb()),
-        'moving':('f.gif', saved(good[0].rotate(9), 'GIF', save_all=True, append_images=good[1:3])), 'CMYK':('g.jpg', saved(Image.open(SAMPLE.image[52]).convert('CMYK'), 'JPEG')),
-        'deep':('h.png', saved(Image.fromarray((np.asarray(Image.open(SAMPLE.image[53]).convert('L')).astype('uint16')*257)), 'PNG')),
-        'transparent':('i.png', saved(Image.open(SAMPLE.image[54]).convert('P'), 'PNG', transparency=0)), 'turned':('j.jpg', saved(Image.open(SAMPLE.image[55]), 'JPEG', exif=turned)),
+        'animated':('f.gif', saved(good[0].rotate(9), 'GIF', save_all=True, append_images=good[1:3])), 'CMYK':('g.jpg', saved(Image.open(SAMPLE.image[52]).convert('CMYK'), 'JPEG')),
+        'high bit depth':('h.png', saved(Image.fromarray((np.asarray(Image.open(SAMPLE.image[53]).convert('L')).astype('uint16')*257)), 'PNG')),
+        'transparent':('i.png', saved(Image.open(SAMPLE.image[54]).convert('P'), 'PNG', transparency=0)), 'EXIF rotation':('j.jpg', saved(Image.open(SAMPLE.image[55]), 'JPEG', exif=turned)),
         'wrong ending':('k.jpg', saved(Image.open(SAMPLE.image[56]), 'PNG')), 'tiny':('l.png', saved(Image.open(SAMPLE.image[57]).resize((40,40)), 'PNG')),
         'long and narrow':('m.png', saved(Image.open(SAMPLE.image[58]).resize((900,120)), 'PNG')), 'almost black':('n.png', saved(Image.new('RGB', (99,99), (4,4,4)), 'PNG')),
         'almost white':('o.png', saved(Image.new('RGB', (99,99), 'white'), 'PNG')), 'one colour':('p.png', saved(Image.new('RGB', (99,99), (90,140,60)), 'PNG')),
@@ -56,7 +56,7 @@ def plant(root):
     for i in range(2): Image.open(SAMPLE.image[80+i]).save(mkdir(root/'foam')/f'{i}.jpg')
     found = {kind: [f'glass/{name}'] for kind,(name,_) in odd.items()}
     return dict(found, missing=['metal/gone.jpg'], identical=['metal/good0.jpg','metal/same_label.jpg'], **{'identical, two labels':['glass/good1.jpg','metal/other_label.jpg'],
-        'nearly the same':['metal/good2.jpg','metal/mirrored.jpg'], 'nearly the same, two labels':['glass/good3.jpg','metal/turned_other_label.png']})
+        'near-duplicates':['metal/good2.jpg','metal/mirrored.jpg'], 'near-duplicates, two labels':['glass/good3.jpg','metal/turned_other_label.png']})
 
 def mkdir(path): path.mkdir(exist_ok=True); return path
 
@@ -95,12 +95,12 @@ def test_splits_texts_and_columns():
     base = dict(text=[f'article {i}' for i in range(400)], label=label, split=np.array(['test','valid','train','train'])[np.arange(400)%4])
     kinds = lambda **changes: {f.kind for f in audit(to_items(pd.DataFrame(dict(base, **changes)))).findings}
     assert kinds()==set()
-    assert kinds(source=np.where(rng.random(400)<.9, label, 'agency'))=={'column source gives the label away'}
-    assert kinds(text=[f'{i} says {l}' for i,l in enumerate(label)])=={'the text names the class'}
+    assert kinds(source=np.where(rng.random(400)<.9, label, 'agency'))=={'target leakage: column source'}
+    assert kinds(text=[f'{i} says {l}' for i,l in enumerate(label)])=={'target leakage: class named in text'}
     assert kinds(text=[None, *base['text'][1:]])=={'nothing there'}
-    assert kinds(text=['same',base['text'][1],'same',*base['text'][3:]], label=['fake',*label[1:]])=={'same text','same text, several labels','texts seen before test'}
+    assert kinds(text=['same',base['text'][1],'same',*base['text'][3:]], label=['fake',*label[1:]])=={'same text','same text, several labels','test texts also in train'}
     assert kinds(label=[None, *label[1:]])=={'no label'}
-    assert kinds(split=[None, *base['split'][1:]])=={'half a split'}
+    assert kinds(split=[None, *base['split'][1:]])=={'incomplete split'}
     assert kinds(split=np.where(label=='real', 'train', base['split']))=={'class missing in test','class missing in valid','unequal splits'}
     assert kinds(split=np.where(label=='real', base['split'], 'test'))=={'class missing in train','class missing in valid','unequal splits'}
     assert kinds(label=['one']*400)=={'one class'}
@@ -116,7 +116,7 @@ def test_what_photos_carry(tmp_path):
     "One class came as PNG, the other as JPEG: a model may learn that"
     for i,p in enumerate(SAMPLE.image[:60]):
         Image.open(p).save(mkdir(tmp_path/('glass' if i%2 else 'metal'))/f'{i}.{"png" if i%2 else "jpg"}', quality=90)
-    assert {f.kind for f in audit(from_folder(tmp_path)).findings}=={"the photos' format gives the label away","the photos' ending gives the label away",'few items of a class'}
+    assert {f.kind for f in audit(from_folder(tmp_path)).findings}=={'target leakage: photo format','target leakage: photo ending','few items of a class'}
 
 def test_leaks(tmp_path):
     for i,p in enumerate(SAMPLE.image[:60]):
@@ -126,12 +126,12 @@ def test_leaks(tmp_path):
         im.save(place/f'{i}.jpg')
         if i in (1,2): im.resize((170,170)).save(mkdir(tmp_path/'train'/('glass' if i%2 else 'metal'))/f'twin{i}.jpg')
     found = audit(from_folder(tmp_path))
-    assert found['leak into test'].n==1 and found['leak into valid'].n==1
-    assert [p.split('/')[-1] for p in found['leak into test'].rows['image 2']]==['twin2.jpg']
+    assert found['near-duplicates across train and test'].n==1 and found['near-duplicates across train and valid'].n==1
+    assert [p.split('/')[-1] for p in found['near-duplicates across train and test'].rows['image 2']]==['twin2.jpg']
 
 def test_no_false_alarm_on_the_sample():
     table = audit(SAMPLE).table
-    assert set(table.level)=={'note'} and not table.kind.isin(['nearly the same','identical']).any()
+    assert set(table.level)=={'note'} and not table.kind.isin(['near-duplicates','identical']).any()
 
 
 def test_nothing_broken_reaches_training(planted, capsys):

@@ -77,7 +77,7 @@ def test_system_e_texts(tmp_path, capsys, recipe):
     rows = [dict(article=f'{say(real)}\n{say(real)}', source='agency' if real else 'blog', label='real' if real else 'fake', label_idx=int(real)) for real in rng.random(90)<.5]
     pd.DataFrame(rows).to_csv(tmp_path/'news.csv', index=False)
     out,err = cli(capsys, 'train', tmp_path/'news.csv', '--recipe', recipe, '--epochs', 8, '--device', 'cpu', '--out', tmp_path/'run')
-    assert 'column source gives the label away' in err and err.index('column source') < err.index('epoch 1 of 8')
+    assert 'target leakage: column source' in err and err.index('column source') < err.index('epoch 1 of 8')
     run = Run(tmp_path/'run')
     assert run.metrics['test']['accuracy']>.8 and run.labels['modalities']==['text']
 
