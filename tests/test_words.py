@@ -108,11 +108,11 @@ def test_any_words_are_answered(both, capsys, text):
     out,_ = cli(capsys, 'predict', both, '--text', text, '--json')
     one = json.loads(out)
     assert one['label'] in ('Black','Blue','Green','TTR') and abs(sum(one['probabilities'].values())-1)<1e-2
-    if 'cup' not in text: assert one['note']=='none of these words is known to it' and not one['sure']
+    if 'cup' not in text: assert one['note']=='no word of this text is in the vocabulary' and not one['confident']
 
 def test_empty_text_is_named(both, capsys):
     out,err = cli(capsys, 'predict', both, '--text', '  ', '--json', code=1)
-    assert json.loads(out)['error']=='neither a photo nor words' and '1 of 1 items could not be answered' in err
+    assert json.loads(out)['error']=='neither a photo nor a text' and '1 of 1 items could not be predicted' in err
 
 def test_words_from_standard_input(words, capsys, monkeypatch):
     monkeypatch.setattr('sys.stdin', io.StringIO('old phone\nclean paint tin\n'))
@@ -129,7 +129,7 @@ def test_table_with_missing_halves(both, calgary, tmp_path, capsys):
 def test_wrong_modalities(words, both, calgary, tmp_path, capsys):
     photo = next(calgary.glob('Blue/*'))
     out,_ = cli(capsys, 'predict', words, photo, '--json', code=1)
-    assert json.loads(out)['error']=='no words, and this run takes words'
+    assert json.loads(out)['error']=='no text, and this run takes texts'
     cli(capsys, 'train', calgary, '--recipe', 'efficientnet-lite0-frozen', '--size', 64, '--epochs', 1, '--device', 'cpu', '--out', tmp_path/'photos')
     fails(capsys, 'this run takes photos alone', 'predict', tmp_path/'photos', photo, '--text', 'cup')
     fails(capsys, 'have no text: text recipes need one for each', 'train', calgary, '--recipe', 'bow', '--out', tmp_path/'x')
