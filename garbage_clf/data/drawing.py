@@ -60,7 +60,7 @@ def texture(
     grain = sum(strength*noise(rng, rows, cols) for rows,cols,strength in grids)
     return base + grain[...,None] # H x W x 3
 
-# %% ../../nbs/11_data.drawing.ipynb #e5b45407
+# %% ../../nbs/11_data.drawing.ipynb #02787f2e
 class Pen:
     "Draws the parts of one item"
     def __init__(self):
@@ -69,7 +69,7 @@ class Pen:
         self.pens = [ImageDraw.Draw(layer) for layer in (self.body,self.shade,self.ink)]
         self.round = False # True for what is turned on a lathe: dark at both edges
 
-    def _draw(self, method, xy, shade, color, **kw):
+    def _draw(self, method, xy, shade=1., color=None, **kw):
         xy = [(CANVAS/2*(1+.92*x), CANVAS/2*(1+.92*y)) for x,y in xy]
         body,dark,ink = (getattr(p, method) for p in self.pens)
         if color: return ink(xy, fill=color, **kw)
@@ -80,13 +80,13 @@ class Pen:
         "A filled polygon"
         self._draw('polygon', xy, shade, color)
 
-    def oval(self, x, y, rx, ry, shade=1., color=None):
-        "A filled ellipse around x, y"
-        self._draw('ellipse', [(x-rx,y-ry),(x+rx,y+ry)], shade, color)
+    def oval(self, x, y, rx, ry, **look):
+        "A filled ellipse around x, y; `shade` and `color` as for `poly`"
+        self._draw('ellipse', [(x-rx,y-ry),(x+rx,y+ry)], **look)
 
-    def rect(self, x0, y0, x1, y1, shade=1., color=None):
-        "A filled rectangle"
-        self.poly([(x0,y0),(x1,y0),(x1,y1),(x0,y1)], shade, color)
+    def rect(self, x0, y0, x1, y1, **look):
+        "A filled rectangle; `shade` and `color` as for `poly`"
+        self.poly([(x0,y0),(x1,y0),(x1,y1),(x0,y1)], **look)
 
     def line(self, xy, width, shade=1., color=None):
         "A line through points"
