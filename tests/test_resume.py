@@ -8,9 +8,10 @@ import logging, sys
 logging.basicConfig(level=logging.INFO, format='%(message)s')
 from garbage_clf.data.tables import from_table
 from garbage_clf.train.recipes import get_recipe
-from garbage_clf.train.fit import fit
+from garbage_clf.train.fit import fit, resume_fit
 recipe = get_recipe('mobilenet', pretrained=False, size=32, epochs=6, batch_size=32)
-fit(from_table(sys.argv[1]), recipe, sys.argv[2], device='cpu', resume='resume' in sys.argv)
+train = resume_fit if 'resume' in sys.argv else fit
+train(from_table(sys.argv[1]), recipe, sys.argv[2], device='cpu')
 '''
 
 
