@@ -1131,6 +1131,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'garbage_clf/train/callbacks.py'),
                                              'garbage_clf.train.callbacks.Augment.__init__': ( 'train.callbacks.html#augment.__init__',
                                                                                                'garbage_clf/train/callbacks.py'),
+                                             'garbage_clf.train.callbacks.Augment.augmented': ( 'train.callbacks.html#augment.augmented',
+                                                                                                'garbage_clf/train/callbacks.py'),
                                              'garbage_clf.train.callbacks.Augment.before_batch': ( 'train.callbacks.html#augment.before_batch',
                                                                                                    'garbage_clf/train/callbacks.py'),
                                              'garbage_clf.train.callbacks.Autocast': ( 'train.callbacks.html#autocast',

@@ -51,18 +51,23 @@ class Autocast(Callback):
     def after_fit(self):
         for hook in self.hooks: hook.remove()
 
-# %% ../../nbs/32_train.callbacks.ipynb #220ba22a
+# %% ../../nbs/32_train.callbacks.ipynb #dc1e0d18
 class Augment(Callback):
     "Augment the photos of training batches on the device"
     order,run_valid = 5,False
     def __init__(self,
-        aug # An `Augmentation`
+        aug # An `Augmentation`, or a function of yours from photos to photos
     ): self.aug = aug
 
     def before_batch(self):
         photos,*rest = self.xb # B x 3 x H x W
+        self.learn.xb = (self.augmented(photos),*rest)
+
+    def augmented(self, photos):
+        "The photos of a batch, augmented"
+        if callable(self.aug): return self.aug(photos)
         numbers = torch.rand(len(photos), DRAWS, device=photos.device)
-        self.learn.xb = (augment(photos, numbers, self.aug),*rest)
+        return augment(photos, numbers, self.aug)
 
 # %% ../../nbs/32_train.callbacks.ipynb #c621a6ec
 class RandomView(Callback):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TYPE_NAMES', 'PACKAGES', 'check_recipe', 'unused_fields', 'change', 'save_recipe', 'load_recipe']
 
-# %% ../../nbs/30_train.recipe_change.ipynb #caf45753
+# %% ../../nbs/30_train.recipe_change.ipynb #08a2d09c
 import json, re
 from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..compat import OLD_KEYS, upgrade
 from ..core import WorkbookError, choose, log, write_json
+from ..data.augment import AUGMENTATIONS
 from ..models.registry import FROM_SCRATCH, check_model_name
 from .recipe import FROM_SCRATCH_TEXT, WHEN, Recipe
 
@@ -60,7 +61,7 @@ def _check_value(f, value):
     if f.name=='text': _check_text_encoder(value)
     if f.name=='model' and value: check_model_name(value)
 
-# %% ../../nbs/30_train.recipe_change.ipynb #3c42aaac
+# %% ../../nbs/30_train.recipe_change.ipynb #6b92a686
 def _has_weights(r):
     "Whether some network of a recipe has pretrained weights"
     photo_weights = r.model and r.model not in FROM_SCRATCH
@@ -103,7 +104,8 @@ def unused_fields(
             if not matters(r): return why.format(f.name)
     if r.train_views>2 and not (r.frozen and r.model):
         return 'train_views is for photos under a frozen network: choose augment for a whole one'
-    if r.tta>2 and not r.frozen and r.augment in ('none','trivial'):
+    no_views = r.augment in ('none','trivial') or callable(AUGMENTATIONS[r.augment])
+    if r.tta>2 and not r.frozen and no_views:
         return (f'tta {r.tta} averages views augmented as in training, and augment is {r.augment}: choose tta=2 for '
             'the mirror image, or another augment')
     return ''
