@@ -1367,6 +1367,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'garbage_clf/train/optimizers.py'),
                                               'garbage_clf.train.optimizers.split_by_decay': ( 'train.optimizers.html#split_by_decay',
                                                                                                'garbage_clf/train/optimizers.py')},
+            'garbage_clf.train.own': { 'garbage_clf.train.own.register_augmentation': ( 'train.own.html#register_augmentation',
+                                                                                        'garbage_clf/train/own.py')},
             'garbage_clf.train.recipe': { 'garbage_clf.train.recipe.Recipe': ('train.recipe.html#recipe', 'garbage_clf/train/recipe.py'),
                                           'garbage_clf.train.recipe.architecture': ( 'train.recipe.html#architecture',
                                                                                      'garbage_clf/train/recipe.py'),
