@@ -7,7 +7,7 @@ def _public_names():
     import ast
     from pathlib import Path
     tree = ast.parse((Path(__file__).parent/'all.py').read_text(encoding='utf-8'))
-    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level]
     return [alias.name for node in imports for alias in node.names]
 
 def __dir__():
