@@ -25,7 +25,8 @@ from .bins import read_rules, to_bin
 from .core import WorkbookError
 from .data.audit import audit, broken
 from .data.corrections import correct, read_corrections
-from .data.explore import explore, montage, plot_balance
+from .data.explore import explore
+from .data.explore_plots import montage, plot_balance
 from .data.folders import from_folder, from_photos
 from .data.items import join, relabel, to_items, write_table
 from .data.read import read_items

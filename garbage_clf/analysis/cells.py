@@ -32,7 +32,7 @@ from garbage_clf.analysis.confusion import most_confused, plot_confusion
 from garbage_clf.analysis.curves import plot_curves
 from garbage_clf.analysis.gallery import plot_gallery, worst_mistakes
 from garbage_clf.analysis.cells import save_plot
-from garbage_clf.data.explore import balance
+from garbage_clf.data.explore_plots import balance
 from garbage_clf.metrics import metrics_line, metrics_table
 from garbage_clf.plots import set_style
 from garbage_clf.train.run import Run"""
