@@ -14,7 +14,8 @@ from torch import nn
 
 from ..core import progress
 from ..data.augment import AUGMENTATIONS
-from ..data.pixels import name_copies, photo_digests, photo_pixels
+from ..data.download import photo_digests
+from ..data.pixels import name_copies, photo_pixels
 from ..data.store import Store
 from .inference import predict_batches, tta_view
 from .layers import Backbone

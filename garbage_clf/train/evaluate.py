@@ -16,7 +16,7 @@ from torch import nn
 from ..core import WorkbookError, log, pick_device
 from ..memory import keep_freed_memory
 from ..data.inputs import ModelInputs, check_modalities
-from ..data.pixels import photo_digests
+from ..data.download import photo_digests
 from ..models.inference import predict_proba
 from .fit import tta_views
 from .run import Run, load_model, results_metrics, results_table
