@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-# %% ../../nbs/14_data.augment.ipynb #c72121ec
+# %% ../../nbs/14_data.augment.ipynb #d8e189b1
 @dataclass(frozen=True)
 class Augmentation:
     "How far photos may be changed"
@@ -27,12 +27,12 @@ class Augmentation:
     trivial:bool=False # One of torchvision's TrivialAugment changes on top, photo by photo
 
     @property
-    def warps(self)->bool:
+    def is_geometric(self)->bool:
         "Whether photos are moved in any other way than mirrored"
         return bool(self.rotate or self.shift or self.shear or tuple(self.zoom)!=(1,1))
 
     @property
-    def recolours(self)->bool:
+    def is_photometric(self)->bool:
         "Whether colours are changed"
         return bool(self.brightness or self.contrast or self.saturation or self.channel)
 
@@ -92,20 +92,20 @@ def colour_maps(
     offset = lift[:,None]*saturate.sum(2) + _either_way(u[:,9:12], aug.channel) # B x 3
     return (brightness*contrast)[:,None,None]*saturate,offset
 
-# %% ../../nbs/14_data.augment.ipynb #20fab07a
+# %% ../../nbs/14_data.augment.ipynb #47e569e6
 def _warp(x, u, aug):
     "Photos moved: warped, or only mirrored where nothing else is asked for"
-    if aug.warps:
+    if aug.is_geometric:
         grid = F.affine_grid(warps(u, aug), x.shape, align_corners=False) # B x H x W x 2
         return F.grid_sample(x, grid, padding_mode='reflection', align_corners=False) # B x 3 x H x W
     if not aug.flip: return x
     mirrored = (u[:,0]<aug.flip)[:,None,None,None] # B x 1 x 1 x 1
     return torch.where(mirrored, x.flip(-1), x)
 
-# %% ../../nbs/14_data.augment.ipynb #ba9f86d6
+# %% ../../nbs/14_data.augment.ipynb #53d9de2a
 def _recolour(x, u, aug):
     "Photos in another light"
-    if not aug.recolours: return x
+    if not aug.is_photometric: return x
     mean = x.mean((2,3))@torch.tensor(GREY, device=x.device) # B
     matrix,offset = colour_maps(u, aug, mean)
     if aug.saturation: x = torch.einsum('bij,bjhw->bihw', matrix, x)
