@@ -28,7 +28,7 @@ def imported(path):
         if not isinstance(node, ast.ImportFrom): continue
         full = '.'.join(package[:-node.level]+[node.module or '']) if node.level else node.module
         if full.startswith('garbage_clf.'): found.add(full.removeprefix('garbage_clf.').strip('.'))
-    return found
+    return found - {''}
 
 
 def test_metadata_comes_from_settings():

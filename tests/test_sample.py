@@ -8,7 +8,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.preprocessing import StandardScaler
 
 from garbage_clf.data.images import load_pixels
-from garbage_clf.data.sample import AMBIGUOUS_NAMES, AMBIGUOUS_PICTURES, UNAMBIGUOUS, sample_items
+from garbage_clf.data.sample import AMBIGUOUS_NAMES, AMBIGUOUS_PICTURES, UNAMBIGUOUS, read_kinds, sample_items
 from garbage_clf.models.inference import get_outputs
 from garbage_clf.models.registry import build_model
 
@@ -37,8 +37,8 @@ def test_both_modalities_are_worth_more(correct):
 
 
 def test_each_modality_helps_where_it_should(correct):
-    kinds = {'either':UNAMBIGUOUS, 'text':AMBIGUOUS_PICTURES, 'image':AMBIGUOUS_NAMES}
-    block_of = {kind.name: block for block,some in kinds.items() for kind in some}
+    tables = {'either':UNAMBIGUOUS, 'text':AMBIGUOUS_PICTURES, 'image':AMBIGUOUS_NAMES}
+    block_of = {kind.name: block for block,table in tables.items() for kind in read_kinds(table)}
     names = [next(n for n in block_of if t.endswith(n)) for t in sample_items().text]
     accuracy = correct.groupby([block_of[n] for n in names]).mean()
     assert accuracy.image['image'] > accuracy.text['image']
