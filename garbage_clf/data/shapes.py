@@ -13,37 +13,37 @@ import numpy as np
 
 from .drawing import pick_color
 
-# %% ../../nbs/11_data.shapes.ipynb #f0bb590e
+# %% ../../nbs/11_data.shapes.ipynb #ebc1597c
 def cup(pen, rng, material):
     "A cup, with a sleeve and a lid if it is of paper"
     pen.round = True
-    pen.poly([(-.55,-.7),(.55,-.7),(.38,.8),(-.38,.8)])
+    pen.poly('-.55,-.7 .55,-.7 .38,.8 -.38,.8')
     pen.oval(0, -.7, .55, .13, shade=.62)
     if material=='paper':
-        pen.poly([(-.5,-.25),(.5,-.25),(.43,.35),(-.43,.35)], color=(150,104,62))
-        pen.oval(0, -.74, .59, .14, color=(70,48,36))
+        pen.poly('-.5,-.25 .5,-.25 .43,.35 -.43,.35', color='#96683e')
+        pen.oval(0, -.74, .59, .14, color='#463024')
     if material=='plastic':
         for y in (-.35,-.05,.25): pen.line([(-.5+.03*y,y),(.5-.03*y,y)], .03, shade=.8)
 
-# %% ../../nbs/11_data.shapes.ipynb #fc568a54
+# %% ../../nbs/11_data.shapes.ipynb #928f8de7
 def bottle(pen, rng, material):
     "A bottle with a cap and a label"
     pen.round = True
-    pen.poly([(-.36,-.2),(-.14,-.55),(-.14,-.86),(.14,-.86),(.14,-.55),(.36,-.2),(.36,.92),(-.36,.92)])
+    pen.poly('-.36,-.2 -.14,-.55 -.14,-.86 .14,-.86 .14,-.55 .36,-.2 .36,.92 -.36,.92')
     pen.rect(-.17, -1, .17, -.82, color=pick_color(rng))
-    pen.rect(-.36, .05, .36, .5, color=(240,238,228))
+    pen.rect(-.36, .05, .36, .5, color='#f0eee4')
     pen.rect(-.36, .14, .36, .22, color=pick_color(rng))
 
-# %% ../../nbs/11_data.shapes.ipynb #55dccf5b
+# %% ../../nbs/11_data.shapes.ipynb #e468f5a1
 def hazard_bottle(pen, rng, material):
     "A bottle with a warning sign"
     pen.round = True
-    pen.poly([(-.42,-.4),(-.2,-.62),(-.2,-.8),(.2,-.8),(.2,-.62),(.42,-.4),(.42,.92),(-.42,.92)])
-    pen.rect(-.22, -1, .22, -.78, color=(30,30,30))
-    pen.poly([(0,-.28),(.36,.22),(0,.72),(-.36,.22)], color=(246,214,30))
-    pen.poly([(0,-.02),(.18,.36),(-.18,.36)], color=(20,20,20))
+    pen.poly('-.42,-.4 -.2,-.62 -.2,-.8 .2,-.8 .2,-.62 .42,-.4 .42,.92 -.42,.92')
+    pen.rect(-.22, -1, .22, -.78, color='#1e1e1e')
+    pen.poly('0,-.28 .36,.22 0,.72 -.36,.22', color='#f6d61e')
+    pen.poly('0,-.02 .18,.36 -.18,.36', color='#141414')
 
-# %% ../../nbs/11_data.shapes.ipynb #c2ab5c7a
+# %% ../../nbs/11_data.shapes.ipynb #c70dad68
 def can(pen, rng, material):
     "A drinks can"
     pen.round = True
@@ -51,51 +51,51 @@ def can(pen, rng, material):
     pen.oval(0, .78, .4, .1)
     pen.rect(-.4, -.5, .4, .55, color=pick_color(rng)+(200,))
     pen.oval(0, -.72, .4, .1, shade=1.25)
-    pen.oval(.05, -.73, .13, .04, color=(90,92,96))
+    pen.oval(.05, -.73, .13, .04, color='#5a5c60')
 
-# %% ../../nbs/11_data.shapes.ipynb #43ca8880
+# %% ../../nbs/11_data.shapes.ipynb #4415047b
 def paint_can(pen, rng, material):
     "A paint can with drips"
     pen.round = True
     paint = pick_color(rng)
     pen.rect(-.55, -.5, .55, .75)
     pen.oval(0, .75, .55, .12)
-    pen.line([(-.55*math.cos(a),-.5-.45*math.sin(a)) for a in np.linspace(0, math.pi, 24)], .04, color=(60,60,64))
+    pen.line([(-.55*math.cos(a),-.5-.45*math.sin(a)) for a in np.linspace(0, math.pi, 24)], .04, color='#3c3c40')
     pen.oval(0, -.5, .55, .14, color=paint)
     for x in rng.uniform(-.45, .45, 4): pen.rect(x-.05, -.5, x+.05, rng.uniform(-.2,.4), color=paint)
 
-# %% ../../nbs/11_data.shapes.ipynb #be9aca80
+# %% ../../nbs/11_data.shapes.ipynb #927adb7a
 def spray_can(pen, rng, material):
     "A spray can"
     pen.round = True
     pen.rect(-.32, -.45, .32, .9)
     pen.oval(0, -.45, .32, .16, shade=.9)
-    pen.rect(-.12, -.85, .12, -.52, color=(235,235,235))
+    pen.rect(-.12, -.85, .12, -.52, color='#ebebeb')
     pen.rect(-.32, -.2, .32, .7, color=pick_color(rng)+(225,))
 
-# %% ../../nbs/11_data.shapes.ipynb #6f207679
+# %% ../../nbs/11_data.shapes.ipynb #d4a50cb6
 def jar(pen, rng, material):
     "A jar with a lid and a label"
     pen.round = True
-    pen.poly([(-.45,-.5),(.45,-.5),(.5,-.3),(.5,.85),(-.5,.85),(-.5,-.3)])
-    pen.rect(-.47, -.8, .47, -.5, color=pick_color(rng, [(180,60,50),(210,180,70),(90,94,100)]))
-    pen.rect(-.34, -.05, .34, .5, color=(244,240,226))
+    pen.poly('-.45,-.5 .45,-.5 .5,-.3 .5,.85 -.5,.85 -.5,-.3')
+    pen.rect(-.47, -.8, .47, -.5, color=pick_color(rng, ['#b43c32', '#d2b446', '#5a5e64']))
+    pen.rect(-.34, -.05, .34, .5, color='#f4f0e2')
 
-# %% ../../nbs/11_data.shapes.ipynb #60df5033
+# %% ../../nbs/11_data.shapes.ipynb #0378807d
 def box(pen, rng, material):
     "A box, with tape if it is of cardboard"
-    pen.poly([(-.75,-.3),(.1,-.05),(.1,.85),(-.75,.5)])
-    pen.poly([(.1,-.05),(.8,-.35),(.8,.5),(.1,.85)], shade=.78)
-    pen.poly([(-.75,-.3),(0,-.6),(.8,-.35),(.1,-.05)], shade=1.12)
-    if material=='cardboard': pen.poly([(-.4,-.44),(-.28,-.49),(.5,-.21),(.38,-.16)], color=(200,176,130))
+    pen.poly('-.75,-.3 .1,-.05 .1,.85 -.75,.5')
+    pen.poly('.1,-.05 .8,-.35 .8,.5 .1,.85', shade=.78)
+    pen.poly('-.75,-.3 0,-.6 .8,-.35 .1,-.05', shade=1.12)
+    if material=='cardboard': pen.poly('-.4,-.44 -.28,-.49 .5,-.21 .38,-.16', color='#c8b082')
 
-# %% ../../nbs/11_data.shapes.ipynb #fb94d8bc
+# %% ../../nbs/11_data.shapes.ipynb #cbdf35bc
 def pizza_box(pen, rng, material):
     "An open pizza box"
     pen.rect(-.8, -.1, .8, .85)
-    pen.poly([(-.8,-.1),(.8,-.1),(.66,-.9),(-.66,-.9)], shade=.85)
+    pen.poly('-.8,-.1 .8,-.1 .66,-.9 -.66,-.9', shade=.85)
     pen.oval(0, .38, .6, .36, shade=.93)
-    pen.oval(0, -.5, .36, .22, color=(196,60,44))
+    pen.oval(0, -.5, .36, .22, color='#c43c2c')
 
 # %% ../../nbs/11_data.shapes.ipynb #2c659a34
 def bag(pen, rng, material):
@@ -106,35 +106,35 @@ def bag(pen, rng, material):
     for x in (-.32,.32): pen.line([(x-.18,-.5),(x-.1,-.88),(x+.1,-.88),(x+.18,-.5)], .05, shade=.9)
     for x in rng.uniform(-.5,.5,5): pen.line([(x,-.4),(x+rng.normal(0,.12),.8)], .02, shade=rng.uniform(.7,1.2))
 
-# %% ../../nbs/11_data.shapes.ipynb #58ee3580
+# %% ../../nbs/11_data.shapes.ipynb #fd77dcbe
 def tray(pen, rng, material):
     "A tray"
-    pen.poly([(-.9,-.5),(.9,-.5),(.75,.6),(-.75,.6)])
-    pen.poly([(-.74,-.38),(.74,-.38),(.62,.46),(-.62,.46)], shade=.84)
+    pen.poly('-.9,-.5 .9,-.5 .75,.6 -.75,.6')
+    pen.poly('-.74,-.38 .74,-.38 .62,.46 -.62,.46', shade=.84)
     for x in (-.3,0,.3): pen.line([(x,-.3),(x*.9,.4)], .03, shade=.94)
 
-# %% ../../nbs/11_data.shapes.ipynb #b3160b6d
+# %% ../../nbs/11_data.shapes.ipynb #567aa46d
 def takeout(pen, rng, material):
     "A takeout container"
-    pen.poly([(-.5,-.35),(.5,-.35),(.38,.75),(-.38,.75)])
-    pen.poly([(-.5,-.35),(-.62,-.72),(-.1,-.5)], shade=.85)
-    pen.poly([(.5,-.35),(.62,-.72),(.1,-.5)], shade=.78)
-    pen.oval(0, .2, .2, .2, color=(200,70,56))
+    pen.poly('-.5,-.35 .5,-.35 .38,.75 -.38,.75')
+    pen.poly('-.5,-.35 -.62,-.72 -.1,-.5', shade=.85)
+    pen.poly('.5,-.35 .62,-.72 .1,-.5', shade=.78)
+    pen.oval(0, .2, .2, .2, color='#c84638')
 
-# %% ../../nbs/11_data.shapes.ipynb #fa23e39a
+# %% ../../nbs/11_data.shapes.ipynb #1db1bab8
 def carton(pen, rng, material):
     "A milk carton"
     pen.rect(-.42, -.35, .2, .9)
-    pen.poly([(.2,-.35),(.5,-.45),(.5,.78),(.2,.9)], shade=.78)
-    pen.poly([(-.42,-.35),(-.3,-.75),(.36,-.8),(.5,-.45),(.2,-.35)], shade=1.08)
-    pen.rect(-.42, 0, .2, .55, color=pick_color(rng, [(50,110,190),(60,150,90)]))
+    pen.poly('.2,-.35 .5,-.45 .5,.78 .2,.9', shade=.78)
+    pen.poly('-.42,-.35 -.3,-.75 .36,-.8 .5,-.45 .2,-.35', shade=1.08)
+    pen.rect(-.42, 0, .2, .55, color=pick_color(rng, ['#326ebe', '#3c965a']))
 
-# %% ../../nbs/11_data.shapes.ipynb #f44fb9f8
+# %% ../../nbs/11_data.shapes.ipynb #fee0431d
 def newspaper(pen, rng, material):
     "A newspaper with headline, picture and columns"
     pen.rect(-.75, -.85, .75, .85)
-    pen.rect(-.65, -.75, .65, -.55, color=(40,40,44))
-    pen.rect(-.65, -.45, -.02, .1, color=(120,120,122))
+    pen.rect(-.65, -.75, .65, -.55, color='#28282c')
+    pen.rect(-.65, -.45, -.02, .1, color='#78787a')
     for y in np.arange(-.45, .8, .1):
         for x in (-.65,.05):
-            if x>0 or y>.15: pen.line([(x,y),(x+.6,y)], .035, color=(130,130,132))
+            if x>0 or y>.15: pen.line([(x,y),(x+.6,y)], .035, color='#828284')
