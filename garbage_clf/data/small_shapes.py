@@ -26,85 +26,85 @@ def plate(pen, rng, material):
         pen.oval(0, 0, .7, .7, shade=1.3)
         pen.oval(0, 0, .64, .64)
 
-# %% ../../nbs/11_data.small_shapes.ipynb #c766c5a6
+# %% ../../nbs/11_data.small_shapes.ipynb #4a332cf5
 def spoon(pen, rng, material):
     "A spoon"
     pen.oval(0, -.6, .24, .34)
     pen.oval(0, -.6, .16, .25, shade=.82)
-    pen.line([(0,-.3),(0,.95)], .12)
+    pen.line('0,-.3 0,.95', .12)
 
-# %% ../../nbs/11_data.small_shapes.ipynb #9811105d
+# %% ../../nbs/11_data.small_shapes.ipynb #0b2818d6
 def lid(pen, rng, material):
     "A lid"
     pen.oval(0, 0, .72, .72)
     pen.oval(0, 0, .62, .62, shade=.8)
     pen.oval(0, 0, .56, .56, shade=1.1)
     if material=='metal': pen.oval(0, 0, .3, .3, shade=.9)
-    else: pen.line([(-.2,0),(.2,0)], .07, shade=.5)
+    else: pen.line('-.2,0 .2,0', .07, shade=.5)
 
-# %% ../../nbs/11_data.small_shapes.ipynb #dc0fe328
+# %% ../../nbs/11_data.small_shapes.ipynb #ca115036
 def mug(pen, rng, material):
     "A broken mug"
     pen.round = True
-    pen.poly([(-.5,-.6),(-.3,-.35),(-.1,-.65),(.1,-.3),(.35,-.6),(.45,-.45),(.42,.75),(-.5,.75)])
+    pen.poly('-.5,-.6 -.3,-.35 -.1,-.65 .1,-.3 .35,-.6 .45,-.45 .42,.75 -.5,.75')
     pen.line([(.42+.3*math.cos(a),.15+.32*math.sin(a)) for a in np.linspace(-1.5, .6, 16)], .12)
-    pen.line([(-.1,-.6),(0,0),(-.15,.5)], .03, shade=.4)
+    pen.line('-.1,-.6 0,0 -.15,.5', .03, shade=.4)
 
-# %% ../../nbs/11_data.small_shapes.ipynb #e6de4e1d
+# %% ../../nbs/11_data.small_shapes.ipynb #4fb5e7a6
 def battery(pen, rng, material):
     "A battery"
     pen.round = True
     pen.rect(-.3, -.75, .3, .85)
-    pen.rect(-.3, -.75, .3, -.25, color=(198,140,52))
-    pen.rect(-.1, -.92, .1, -.75, color=(190,190,192))
-    pen.line([(-.1,.4),(.1,.4)], .06, color=(230,230,230))
+    pen.rect(-.3, -.75, .3, -.25, color='#c68c34')
+    pen.rect(-.1, -.92, .1, -.75, color='#bebec0')
+    pen.line('-.1,.4 .1,.4', .06, color='#e6e6e6')
 
-# %% ../../nbs/11_data.small_shapes.ipynb #7c911b09
+# %% ../../nbs/11_data.small_shapes.ipynb #88f2af69
 def phone(pen, rng, material):
     "A phone with keys"
     pen.rect(-.45, -.9, .45, .9)
-    pen.rect(-.37, -.72, .37, .3, color=(96,130,150))
+    pen.rect(-.37, -.72, .37, .3, color='#608296')
     for y in (.45,.6,.75):
-        for x in (-.22,0,.22): pen.oval(x, y, .07, .045, color=(190,190,190))
+        for x in (-.22,0,.22): pen.oval(x, y, .07, .045, color='#bebebe')
 
-# %% ../../nbs/11_data.small_shapes.ipynb #87d39b01
+# %% ../../nbs/11_data.small_shapes.ipynb #b938c4df
 def bulb(pen, rng, material):
     "A light bulb"
     pen.oval(0, -.3, .52, .55)
-    pen.poly([(-.3,.1),(.3,.1),(.2,.42),(-.2,.42)])
-    pen.rect(-.2, .4, .2, .8, color=(150,152,158))
-    for y in (.5,.62,.74): pen.line([(-.21,y),(.21,y-.04)], .03, color=(96,98,104))
+    pen.poly('-.3,.1 .3,.1 .2,.42 -.2,.42')
+    pen.rect(-.2, .4, .2, .8, color='#96989e')
+    for y in (.5,.62,.74): pen.line([(-.21,y),(.21,y-.04)], .03, color='#606268')
 
-# %% ../../nbs/11_data.small_shapes.ipynb #1f6c1ea7
+# %% ../../nbs/11_data.small_shapes.ipynb #9bcebf25
 def cable(pen, rng, material):
     "A coiled cable with a plug"
     t = np.linspace(0, 3.4*math.pi, 60)
     pen.line([((.75-.05*a)*math.cos(a),(.75-.05*a)*math.sin(a)) for a in t], .09)
     pen.rect(.45, -.3, .85, .1)
-    for y in (-.2,-.02): pen.rect(.85, y, 1, y+.06, color=(200,200,204))
+    for y in (-.2,-.02): pen.rect(.85, y, 1, y+.06, color='#c8c8cc')
 
-# %% ../../nbs/11_data.small_shapes.ipynb #17ed9b9d
+# %% ../../nbs/11_data.small_shapes.ipynb #d250597e
 def banana(pen, rng, material):
     "A banana peel"
     for a in (-.9,-.3,.35,.95):
         tip = (math.sin(a)*.95, .15+.75*math.cos(a*.9))
         pen.poly([(-.09,-.6),(.09,-.6),(tip[0]*.6+.2,tip[1]*.3),tip,(tip[0]*.6-.16,tip[1]*.4)], shade=rng.uniform(.9,1.2))
-    pen.rect(-.07, -.95, .07, -.55, color=(96,70,36))
+    pen.rect(-.07, -.95, .07, -.55, color='#604624')
 
-# %% ../../nbs/11_data.small_shapes.ipynb #3534ccad
+# %% ../../nbs/11_data.small_shapes.ipynb #c967ba7b
 def apple(pen, rng, material):
     "An apple core"
-    pen.poly([(-.45,-.65),(.45,-.65),(.2,-.2),(.18,.2),(.48,.7),(-.48,.7),(-.18,.2),(-.2,-.2)], shade=1.15)
-    for y in (-.66,.7): pen.oval(0, y, .46, .14, color=(186,44,40))
-    pen.line([(0,-.75),(.1,-1)], .05, color=(84,58,34))
-    for x in (-.06,.07): pen.oval(x, 0, .035, .08, color=(60,36,22))
+    pen.poly('-.45,-.65 .45,-.65 .2,-.2 .18,.2 .48,.7 -.48,.7 -.18,.2 -.2,-.2', shade=1.15)
+    for y in (-.66,.7): pen.oval(0, y, .46, .14, color='#ba2c28')
+    pen.line('0,-.75 .1,-1', .05, color='#543a22')
+    for x in (-.06,.07): pen.oval(x, 0, .035, .08, color='#3c2416')
 
-# %% ../../nbs/11_data.small_shapes.ipynb #329d60df
+# %% ../../nbs/11_data.small_shapes.ipynb #5a341fcc
 def leaf(pen, rng, material):
     "Three leaves"
     for dx,dy in rng.uniform(-.3, .3, (3,2)):
         pen.poly([(dx,dy-.65),(dx+.4,dy-.1),(dx+.25,dy+.35),(dx,dy+.6),(dx-.25,dy+.35),(dx-.4,dy-.1)], shade=rng.uniform(.75,1.2))
-        pen.line([(dx,dy-.6),(dx,dy+.65)], .02, color=(90,70,40))
+        pen.line([(dx,dy-.6),(dx,dy+.65)], .02, color='#5a4628')
 
 # %% ../../nbs/11_data.small_shapes.ipynb #bf28ab36
 def eggshell(pen, rng, material):
@@ -123,24 +123,24 @@ def crumple(pen, rng, material):
     for a,b in rng.uniform(-.45, .45, (8,2)):
         pen.poly([(a,b),(a+rng.normal(0,.2),b+.2),(a+.25,b+rng.normal(0,.2))], shade=rng.uniform(.78,1.1))
 
-# %% ../../nbs/11_data.small_shapes.ipynb #9966d388
+# %% ../../nbs/11_data.small_shapes.ipynb #7f3ecf36
 def diaper(pen, rng, material):
     "A diaper"
-    pen.poly([(-.8,-.55),(.8,-.55),(.78,-.15),(.32,.1),(.3,.45),(.6,.7),(-.6,.7),(-.3,.45),(-.32,.1),(-.78,-.15)])
-    pen.poly([(-.3,-.4),(.3,-.4),(.2,.55),(-.2,.55)], shade=.9)
-    for x in (-.72,.58): pen.rect(x, -.5, x+.14, -.28, color=(120,170,220))
+    pen.poly('-.8,-.55 .8,-.55 .78,-.15 .32,.1 .3,.45 .6,.7 -.6,.7 -.3,.45 -.32,.1 -.78,-.15')
+    pen.poly('-.3,-.4 .3,-.4 .2,.55 -.2,.55', shade=.9)
+    for x in (-.72,.58): pen.rect(x, -.5, x+.14, -.28, color='#78aadc')
 
-# %% ../../nbs/11_data.small_shapes.ipynb #0f3ec450
+# %% ../../nbs/11_data.small_shapes.ipynb #53c5abab
 def chips(pen, rng, material):
     "A chip bag"
     def zigzag(y): return [(-.6+.1*i, y+(.04 if i%2 else -.04)) for i in range(13)]
     pen.poly(zigzag(-.85)+[(.56,0)]+zigzag(.85)[::-1]+[(-.56,0)])
-    pen.oval(0, .05, .4, .34, color=(246,224,90))
+    pen.oval(0, .05, .4, .34, color='#f6e05a')
     pen.oval(0, .05, .22, .16, color=pick_color(rng))
     for y in (-.76,.76): pen.line([(-.58,y),(.58,y)], .04, shade=1.3)
 
-# %% ../../nbs/11_data.small_shapes.ipynb #4f157d12
+# %% ../../nbs/11_data.small_shapes.ipynb #720bdf37
 def toothbrush(pen, rng, material):
     "A toothbrush"
-    pen.line([(-.95,.12),(.95,-.02)], .13)
-    for x in np.linspace(.55, .9, 8): pen.line([(x,-.02),(x,-.28)], .04, color=(236,240,244))
+    pen.line('-.95,.12 .95,-.02', .13)
+    for x in np.linspace(.55, .9, 8): pen.line([(x,-.02),(x,-.28)], .04, color='#ecf0f4')
