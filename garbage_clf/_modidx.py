@@ -1689,6 +1689,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'garbage_clf/use/predict.py'),
                                          'garbage_clf.use.predict.Predictor._fill': ( 'use.predict.html#predictor._fill',
                                                                                       'garbage_clf/use/predict.py'),
+                                         'garbage_clf.use.predict.Predictor._inputs': ( 'use.predict.html#predictor._inputs',
+                                                                                        'garbage_clf/use/predict.py'),
                                          'garbage_clf.use.predict.Predictor._read': ( 'use.predict.html#predictor._read',
                                                                                       'garbage_clf/use/predict.py'),
                                          'garbage_clf.use.predict.Predictor._threshold': ( 'use.predict.html#predictor._threshold',

@@ -101,7 +101,7 @@ def check_modality(
 # %% ../../nbs/50_use.predict.ipynb #f944b555
 UNKNOWN = 'no word of this text is in the vocabulary'
 
-# %% ../../nbs/50_use.predict.ipynb #c41b3fdd
+# %% ../../nbs/50_use.predict.ipynb #3b577179
 class Predictor:
     "A run's model, ready for items"
     def __init__(self,
@@ -135,13 +135,18 @@ class Predictor:
         lacks = {i: missing_input(row, self.modalities) for i,row in rows.iterrows()}
         errors = {i: reason for i,reason in lacks.items() if reason}
         good = rows.drop(index=list(errors))
-        inputs,unreadable = self.run.make_inputs(good, load_pixels)
+        inputs,unreadable = self._inputs(good)
         if not unreadable: return good,inputs,errors
         for i,path in good.image.items():
             if path in unreadable: errors[i] = unreadable[path]
         good = rows.drop(index=list(errors))
-        inputs,_ = self.run.make_inputs(good, load_pixels)
+        inputs,_ = self._inputs(good)
         return good,inputs,errors
+
+    def _inputs(self, rows):
+        "Inputs of the model, and path to reason for unreadable photos; None where there are no rows"
+        if not len(rows): return None,{}
+        return self.run.make_inputs(rows, load_pixels)
 
     def _unknown_texts(self, rows):
         "Whether no word of a text is in the vocabulary"
