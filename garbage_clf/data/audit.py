@@ -20,7 +20,8 @@ from .facts import photo_facts
 from .findings import (
     BROKEN, LEVELS, Finding, check_copies, check_files, check_overlap, check_photos)
 from .items import short_name
-from .label_checks import check_labels, check_splits, check_texts, label_spelling
+from .label_checks import check_labels, check_splits, label_spelling
+from .text_checks import check_texts
 from .leakage import check_target_leakage
 from .splits import leaked_items
 
