@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'HTML', 'Audit', 'audit', 'broken']
 
-# %% ../../nbs/12_data.audit.ipynb #979ae565
+# %% ../../nbs/12_data.audit.ipynb #2e9a65ab
 import json, os
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from .findings import (
     BROKEN, LEVELS, Finding, check_copies, check_files, check_overlap, check_photos)
 from .items import short_name
 from .label_checks import check_labels, check_splits, label_spelling
-from .text_checks import check_texts
 from .leakage import check_target_leakage
 from .splits import leaked_items
+from .text_checks import check_texts
 
 # %% ../../nbs/12_data.audit.ipynb #829c3ba4
 def _from_root(paths, all_paths):
@@ -46,7 +46,7 @@ def _examples(rows, most=4):
     more = f' and {len(rows)-most:,} more' if len(rows)>most else ''
     return '\n'+' '*9+', '.join(n for n in names if n)+more
 
-# %% ../../nbs/12_data.audit.ipynb #faea2bc4
+# %% ../../nbs/12_data.audit.ipynb #6469064a
 class Audit:
     "What was found in some items"
     def __init__(self,
@@ -86,7 +86,7 @@ class Audit:
         lines = [f'{f.level:8} {f.kind} ({f.n:,}): {f.message}{_examples(self.short(f.rows))}' for f in self.findings]
         return '\n'.join([self.title, *lines])
 
-    def _repr_html_(self): return audit_page(self, 8)
+    def _repr_html_(self): return audit_page(self, 6)
 
 # %% ../../nbs/12_data.audit.ipynb #218aad59
 def audit(
