@@ -1723,4 +1723,17 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'garbage_clf/use/publish.py'),
                                          'garbage_clf.use.publish.publish': ('use.publish.html#publish', 'garbage_clf/use/publish.py'),
                                          'garbage_clf.use.publish.write_card': ( 'use.publish.html#write_card',
-                                                                                 'garbage_clf/use/publish.py')}}}
+                                                                                 'garbage_clf/use/publish.py')},
+            'garbage_clf.use.timing': { 'garbage_clf.use.timing.BenchSetup': ('use.timing.html#benchsetup', 'garbage_clf/use/timing.py'),
+                                        'garbage_clf.use.timing.BenchSetup.is_gpu': ( 'use.timing.html#benchsetup.is_gpu',
+                                                                                      'garbage_clf/use/timing.py'),
+                                        'garbage_clf.use.timing.BenchSetup.n_classes': ( 'use.timing.html#benchsetup.n_classes',
+                                                                                         'garbage_clf/use/timing.py'),
+                                        'garbage_clf.use.timing.BenchSetup.sizes': ( 'use.timing.html#benchsetup.sizes',
+                                                                                     'garbage_clf/use/timing.py'),
+                                        'garbage_clf.use.timing.compare_rows': ( 'use.timing.html#compare_rows',
+                                                                                 'garbage_clf/use/timing.py'),
+                                        'garbage_clf.use.timing.fresh_cache': ('use.timing.html#fresh_cache', 'garbage_clf/use/timing.py'),
+                                        'garbage_clf.use.timing.machine': ('use.timing.html#machine', 'garbage_clf/use/timing.py'),
+                                        'garbage_clf.use.timing.own_memory': ('use.timing.html#own_memory', 'garbage_clf/use/timing.py'),
+                                        'garbage_clf.use.timing.seconds': ('use.timing.html#seconds', 'garbage_clf/use/timing.py')}}}
