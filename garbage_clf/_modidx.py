@@ -901,6 +901,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'garbage_clf/data/trashnet.py'),
                                            'garbage_clf.data.trashnet.trashnet_manifest': ( 'data.trashnet.html#trashnet_manifest',
                                                                                             'garbage_clf/data/trashnet.py')},
+            'garbage_clf.dev': {'garbage_clf.dev.nbdev_test': ('dev.html#nbdev_test', 'garbage_clf/dev.py')},
             'garbage_clf.memory': { 'garbage_clf.memory._glibc': ('memory.html#_glibc', 'garbage_clf/memory.py'),
                                     'garbage_clf.memory._malloc_options': ('memory.html#_malloc_options', 'garbage_clf/memory.py'),
                                     'garbage_clf.memory.is_out_of_memory': ('memory.html#is_out_of_memory', 'garbage_clf/memory.py'),
