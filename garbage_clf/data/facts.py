@@ -125,11 +125,10 @@ def read_facts(
             return facts,hashes(grey),np.asarray(grey.resize((64,64), Image.BILINEAR, reducing_gap=3))
     except Exception as e: return _error(e),None,None
 
-# %% ../../nbs/12_data.facts.ipynb #e1ff2bbc
+# %% ../../nbs/12_data.facts.ipynb #f42032cd
 DATABASE = 'facts-4.sqlite'
 TABLE = 'create table if not exists facts (digest text primary key, facts text, hashes blob, thumb blob)'
 
-# %% ../../nbs/12_data.facts.ipynb #2bc3c4db
 def _open(path):
     "The database at `path` with its table"
     db = sqlite3.connect(path, timeout=60, check_same_thread=False)
