@@ -80,14 +80,13 @@ def machine(
     versions = ', '.join(f'{p} {version(p)}' for p in ('torch','fastai','timm','torchvision'))
     return f'{chip}, {os.cpu_count()} cores; {versions}'
 
-# %% ../../nbs/52_use.timing.ipynb #87deb5d5
+# %% ../../nbs/52_use.timing.ipynb #5318dea7
 def own_memory()->float: # Megabytes; NaN where the system does not tell (Linux does)
     "Memory of this process, without mapped files"
     if not os.path.exists('/proc/self/status'): return float('nan')
     with open('/proc/self/status') as f:
         for line in f:
-            name,value,*_ = line.split()
-            if name=='RssAnon:': return int(value)/1024
+            if line.startswith('RssAnon:'): return int(line.split()[1])/1024
 
 # %% ../../nbs/52_use.timing.ipynb #a5a5e07b
 def compare_rows(
