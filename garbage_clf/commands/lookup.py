@@ -60,7 +60,9 @@ def bench(
     from garbage_clf.core import pick_device, write_text
     from garbage_clf.data.read import read_items
     from garbage_clf.data.splits import split
-    from garbage_clf.use.bench import PEERS, bench as measure, machine
+    from garbage_clf.use.bench import bench as measure
+    from garbage_clf.use.pipelines import PEERS
+    from garbage_clf.use.timing import machine
     device = pick_device(args.device)
     print(machine(device))
     peers = list(PEERS) if args.peers else []
