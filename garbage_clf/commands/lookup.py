@@ -44,7 +44,7 @@ def cache(
     print(f'{table.MB.sum():.0f} MB in {cache_dir()}')
     if len(table): print_table(table)
 
-# %% ../../nbs/58_commands.lookup.ipynb #9b140d47
+# %% ../../nbs/58_commands.lookup.ipynb #ae3d33da
 @command(
     optional(DATA, 'default: trashnet', 'trashnet'),
     Option('--peers', 'Also measure fastai, timm and torchvision', default=False),
@@ -60,12 +60,13 @@ def bench(
     from garbage_clf.core import pick_device, write_text
     from garbage_clf.data.read import read_items
     from garbage_clf.data.splits import split
-    from garbage_clf.use.bench import bench as measure
+    from garbage_clf.use.bench import bench as run_bench
     from garbage_clf.use.pipelines import PEERS
-    from garbage_clf.use.timing import machine
-    device = pick_device(args.device)
+    from garbage_clf.use.timing import BenchSetup, machine
+    device = str(pick_device(args.device))
     print(machine(device))
-    peers = list(PEERS) if args.peers else []
-    table = measure(split(read_items(args.data)), args.model, args.size, args.batch_size, str(device), peers)
+    items = split(read_items(args.data))
+    peers = tuple(PEERS) if args.peers else ()
+    table = run_bench(BenchSetup(items, args.model, args.size, args.batch_size, device, peers))
     print_table(table.round(1))
     if args.out: write_text(args.out, table.assign(machine=machine(device)).to_csv(index=False))
