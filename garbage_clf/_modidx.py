@@ -915,7 +915,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'garbage_clf.metrics.ece': ('metrics.html#ece', 'garbage_clf/metrics.py'),
                                      'garbage_clf.metrics.metrics_line': ('metrics.html#metrics_line', 'garbage_clf/metrics.py'),
                                      'garbage_clf.metrics.metrics_table': ('metrics.html#metrics_table', 'garbage_clf/metrics.py'),
-                                     'garbage_clf.metrics.sure_above': ('metrics.html#sure_above', 'garbage_clf/metrics.py'),
                                      'garbage_clf.metrics.wilson': ('metrics.html#wilson', 'garbage_clf/metrics.py')},
             'garbage_clf.models.bow': { 'garbage_clf.models.bow.BagOfWords': ('models.bow.html#bagofwords', 'garbage_clf/models/bow.py'),
                                         'garbage_clf.models.bow.BagOfWords.__init__': ( 'models.bow.html#bagofwords.__init__',
