@@ -104,11 +104,32 @@ def test_import_and_help_are_light():
     code = "import sys, garbage_clf, garbage_clf.cli; garbage_clf.cli.main(['--help']); print(sorted({'torch','fastai','transformers','pandas','torchvision'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip().endswith('[]')
 
-def test_readme_is_made_from_the_index():
-    from garbage_clf.readme import readme_parts
-    text,pictures = readme_parts(ROOT/'nbs'/'index.ipynb')
-    assert text==(ROOT/'README.md').read_text(), 'README.md differs from nbs/index.ipynb: run nbdev_readme'
+@pytest.fixture
+def make_readme(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT/'tools')
+    import make_readme
+    return make_readme
+
+def test_readme_is_made_from_the_index(make_readme):
+    text,pictures = make_readme.readme_parts(ROOT/'nbs'/'index.ipynb')
+    assert text==(ROOT/'README.md').read_text(), 'README.md differs from nbs/index.ipynb: run tools/make_readme.py'
     for name,data in pictures.items(): assert data==(ROOT/'nbs'/'images'/name).read_bytes(), name
+
+def test_readme_shows_what_it_should(make_readme, tmp_path):
+    from nbformat import write
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+    table = new_output('display_data', data={'text/markdown': '| a |\n|---|\n| 1 |'})
+    cells = [new_markdown_cell('# Title\n\nSee [core](00_core.ipynb).'), new_code_cell('#| hide\nsecret')]
+    cells += [new_code_cell('1+1'), new_code_cell('#| echo: false\ntable()', outputs=[table])]
+    write(new_notebook(cells=cells), tmp_path/'index.ipynb')
+    page,_ = make_readme.readme_parts(tmp_path/'index.ipynb')
+    assert 'secret' not in page and 'table()' not in page
+    assert '| 1 |' in page and '(nbs/00_core.ipynb)' in page and '1+1' in page
+
+@pytest.mark.parametrize('link,seen', [
+    ('[a](00_core.ipynb) [b](../LICENSE)', '[a](nbs/00_core.ipynb) [b](LICENSE)'),
+    ('[c](https://x.org) ![d](images/d.png)', '[c](https://x.org) ![d](nbs/images/d.png)')])
+def test_readme_links_are_seen_from_the_root(make_readme, link, seen): assert make_readme.links_from_root(link)==seen
 
 def test_readme_links_lead_somewhere():
     for link in re.findall(r'\]\((?!https?:)([^)#]+)\)', (ROOT/'README.md').read_text()): assert (ROOT/link).exists(), link
