@@ -68,7 +68,7 @@ def test_system_e_images(tmp_path, capsys):
     assert 'column `prompt` is taken as the text' in err
     assert Run(tmp_path.parent/'e_images').labels['classes']==['axolotl','narwhal','parrot']
     out,err = cli(capsys, 'train', tmp_path, '--recipe', 'bow', '--epochs', 2, '--device', 'cpu', '--out', tmp_path.parent/'e_prompts')
-    assert err.index('the text names the class') < err.index('epoch 1 of 2')
+    assert err.index('class named in text') < err.index('epoch 1 of 2')
 
 @pytest.mark.parametrize('recipe', ['bow','lstm'])
 def test_system_e_texts(tmp_path, capsys, recipe):
