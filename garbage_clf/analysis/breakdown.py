@@ -15,7 +15,7 @@ from ..metrics import wilson
 from ..plots import ACCENT, MUTED, RIGHT
 from ..train.run import Run
 
-# %% ../../nbs/46_analysis.breakdown.ipynb #d6235df8
+# %% ../../nbs/46_analysis.breakdown.ipynb #0b1d899f
 def accuracy_table(
     correct:pd.Series, # Whether each prediction was right, N booleans
     parts:dict[str,pd.Series] # Name to mask, N booleans each
@@ -27,10 +27,13 @@ def accuracy_table(
         if not n: continue
         n_correct = int(correct[mask].sum())
         low,high = wilson(n_correct, n)
-        rows[name] = dict(items=n, share=n/len(correct), accuracy=n_correct/n, low=low, high=high)
-    return pd.DataFrame(rows).T.round(3).astype({'items':int})
+        row = dict(items=n, share=n/len(correct))
+        row['accuracy'] = n_correct/n
+        rows[name] = row | dict(low=low, high=high)
+    table = pd.DataFrame(rows).T
+    return table.round(3).astype({'items':int})
 
-# %% ../../nbs/46_analysis.breakdown.ipynb #4cde3b00
+# %% ../../nbs/46_analysis.breakdown.ipynb #0e9bb0cc
 def confidence_table(
     run:Run, # A finished run
     split:str='test' # 'test' or 'valid'
@@ -39,7 +42,8 @@ def confidence_table(
     rows,_ = split_results(run, split)
     threshold = run.labels['threshold']
     confidence = rows.filter(like='probability_').max(axis=1)
-    confident = confidence>=(float('inf') if threshold is None else threshold)
+    if threshold is None: threshold = float('inf')
+    confident = confidence>=threshold
     correct = rows.actual==rows.predicted
     return accuracy_table(correct, {'confident':confident, 'not confident':~confident})
 
@@ -98,19 +102,23 @@ def modality_table(
 # %% ../../nbs/46_analysis.breakdown.ipynb #3355dca1
 MODALITY_COLORS = {'photos alone':MUTED, 'texts alone':ACCENT, 'both':RIGHT}
 
-# %% ../../nbs/46_analysis.breakdown.ipynb #0ff03b74
+# %% ../../nbs/46_analysis.breakdown.ipynb #d6bbd179
 def _bars(metrics):
     "Recall of each class, then the accuracy, as rows of percent, low, high and n"
-    rows = []
-    for m in metrics['per_class'].values(): rows.append((m['recall'], m['support']))
-    rows.append((metrics['accuracy'], metrics['n']))
+    shares = [m['recall'] for m in metrics['per_class'].values()]
+    counts = [m['support'] for m in metrics['per_class'].values()]
+    shares.append(metrics['accuracy'])
+    counts.append(metrics['n'])
     bars = []
-    for share,n in rows:
-        low,high = wilson(round(share*n), n) if n else (share,share)
-        bars.append(dict(percent=100*share, below=100*max(share-low, 0), above=100*max(high-share, 0), n=n))
+    for share,n in zip(shares, counts):
+        low = high = share
+        if n: low,high = wilson(round(share*n), n)
+        below = max(share-low, 0)
+        above = max(high-share, 0)
+        bars.append(dict(percent=100*share, below=100*below, above=100*above, n=n))
     return pd.DataFrame(bars)
 
-# %% ../../nbs/46_analysis.breakdown.ipynb #b24f501e
+# %% ../../nbs/46_analysis.breakdown.ipynb #6cb3cc92
 def plot_modalities(
     run:Run, # A finished run that takes photos and texts
     split:str='test', # 'test' or 'valid'
@@ -125,7 +133,8 @@ def plot_modalities(
         bars = _bars(found[name])
         error = dict(yerr=[bars.below,bars.above], error_kw=dict(lw=.8, ecolor='#333'))
         ax.bar(bars.index+.27*(i-1), bars.percent, .25, label=name, color=color, **error)
-    labels = [f'{c}\nn = {n}' for c,n in zip([*classes,'all'], _bars(found['both']).n)]
+    counts = _bars(found['both']).n
+    labels = [f'{c}\nn = {n}' for c,n in zip([*classes,'all'], counts)]
     ax.set_xticks(range(len(labels)), labels, fontsize=8)
     ax.set(ylabel='recall, %', ylim=(0,103), title=f'What texts add to photos ({split}, 95 % intervals)')
     ax.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1,1))

@@ -22,7 +22,7 @@ def _has_places(y):
     "Whether a layer's output has values at several places"
     return isinstance(y, torch.Tensor) and y.ndim>2 and y[0,0].numel()>1
 
-# %% ../../nbs/43_analysis.explain.ipynb #c6070e42
+# %% ../../nbs/43_analysis.explain.ipynb #21e791d4
 def last_feature_map(
     net:nn.Module, # A classifier with a backbone
     *inputs # What it takes
@@ -36,7 +36,11 @@ def last_feature_map(
     try: scores = net(*inputs) # B x C
     finally:
         for h in hooks: h.remove()
-    if not found or found[0].ndim!=4 or found[0].shape[2]!=found[0].shape[3]:
+    square = False
+    if found and found[0].ndim==4:
+        *_,height,width = found[0].shape
+        square = height==width
+    if not square:
         raise WorkbookError('this network has no feature map of places: Grad-CAM needs a convolutional one')
     return scores,found[0]
 
@@ -45,7 +49,7 @@ def _normalize(cam):
     "Scale the largest value of each map to 1"
     return cam/cam.amax((1,2), keepdim=True).clamp(min=1e-9)
 
-# %% ../../nbs/43_analysis.explain.ipynb #8cd186d1
+# %% ../../nbs/43_analysis.explain.ipynb #1becad39
 def grad_cam(
     net:nn.Module, # A classifier with a backbone; left in evaluation mode
     photos:torch.Tensor, # B x 3 x H x W, pixels
@@ -64,17 +68,28 @@ def grad_cam(
     cam = nn.functional.interpolate(cam, photos.shape[2:], mode='bilinear')[:,0] # b x H x W
     cam = _normalize(cam)
     if len(cam)==len(photos): return cam
-    has_photo = rest[1][:,0] # B
-    return cam.new_zeros(len(photos), *cam.shape[1:]).index_put((has_photo,), cam) # B x H x W
+    _,present = rest # B x 2
+    out = cam.new_zeros(len(photos), *cam.shape[1:]) # B x H x W
+    out[present[:,0]] = cam
+    return out
 
-# %% ../../nbs/43_analysis.explain.ipynb #536e86da
+# %% ../../nbs/43_analysis.explain.ipynb #a1281f7c
 def _without_each(words):
     "A text, and the same without each of its words"
     texts = [' '.join(words)]
-    for i in range(len(words)): texts.append(' '.join(words[:i]+words[i+1:]))
+    for i in range(len(words)):
+        others = words[:i]+words[i+1:]
+        texts.append(' '.join(others))
     return texts
 
-# %% ../../nbs/43_analysis.explain.ipynb #0672f0c3
+# %% ../../nbs/43_analysis.explain.ipynb #e2b0c6ca
+def _inputs(run, rows):
+    "Inputs of a run's model, or an error about the first photo that cannot be read"
+    inputs,unreadable = run.make_inputs(rows, load_pixels)
+    for reason in unreadable.values(): raise WorkbookError(reason)
+    return inputs
+
+# %% ../../nbs/43_analysis.explain.ipynb #abbc1932
 def word_importance(
     run:Run, # A finished run that takes texts
     text:str, # The text
@@ -83,17 +98,20 @@ def word_importance(
     model:nn.Module=None # The run's model, if it is loaded already
 )->pd.DataFrame: # word, importance: how much of the class's probability goes with the word
     "What each word of a text contributes to a prediction"
-    classes = run.labels['classes']
     if 'text' not in run.labels['modalities']:
         raise WorkbookError('this run takes photos alone: there are no words to explain')
     words = text.split()[:run.recipe.max_tokens] # The model reads no more
-    rows = pd.DataFrame(dict(image=image, text=_without_each(words)), dtype='string')
-    inputs,unreadable = run.make_inputs(rows, load_pixels)
-    if unreadable: raise WorkbookError(next(iter(unreadable.values())))
-    probs = predict_items(run, model or load_model(run), inputs) # (1 + words) x C
-    c = int(probs[0].argmax()) if label is None else classes.index(choose(label, classes, 'class'))
-    importance = probs[0,c]-probs[1:,c]
-    return pd.DataFrame(dict(word=words, importance=importance.tolist()))
+    texts = _without_each(words)
+    rows = pd.DataFrame(dict(image=image, text=texts), dtype='string')
+    inputs = _inputs(run, rows)
+    if model is None: model = load_model(run)
+    probs = predict_items(run, model, inputs) # (1 + words) x C
+    classes = run.labels['classes']
+    if label is None: label = classes[probs[0].argmax()]
+    c = classes.index(choose(label, classes, 'class'))
+    whole,without = probs[0,c],probs[1:,c]
+    importance = (whole-without).tolist()
+    return pd.DataFrame(dict(word=words, importance=importance))
 
 # %% ../../nbs/43_analysis.explain.ipynb #8bd7c9ea
 def plot_words(
@@ -126,25 +144,36 @@ def plot_cam(
     ax.axis('off')
     return ax
 
-# %% ../../nbs/43_analysis.explain.ipynb #11ac5d65
+# %% ../../nbs/43_analysis.explain.ipynb #7f1beedb
+def _explained_title(run, probs, row):
+    "Predicted class with its probability, and the actual class where it is known"
+    best = int(probs.argmax())
+    predicted = run.labels['classes'][best]
+    title = f'{predicted} {probs[best]:.0%}'
+    return title if pd.isna(row.label) else f'{title}, is {row.label}'
+
+# %% ../../nbs/43_analysis.explain.ipynb #c6ce10f0
 def plot_explanations(
     run:Run, # A finished run that takes photos
     items:pd.DataFrame # A handful, with photos, and texts if the run takes them
 )->plt.Figure:
     "Grad-CAM of photos, and under each the importance of its words"
     model = load_model(run)
-    classes = run.labels['classes']
-    inputs,unreadable = run.make_inputs(items, load_pixels)
-    if unreadable: raise WorkbookError(next(iter(unreadable.values())))
+    inputs = _inputs(run, items)
     probs = predict_items(run, model, inputs) # N x C
-    photos,*rest = inputs[list(range(len(items)))] # N x 3 x H x W
+    n = len(items)
+    photos,*rest = inputs[list(range(n))] # N x 3 x H x W
     cams = grad_cam(model, photos, probs.argmax(1), rest) # N x H x W
-    size = (1.9*len(items),2.9)
-    fig,axs = plt.subplots(2, len(items), figsize=size, height_ratios=(1.9,1), squeeze=False, layout='constrained')
-    for top,low,row,p,cam in zip(*axs, items.itertuples(), probs, cams):
-        plot_cam(load_image(row.image, run.recipe.size), cam, top)
-        actual = '' if pd.isna(row.label) else f', is {row.label}'
-        top.set_title(f'{classes[p.argmax()]} {p.max():.0%}{actual}', fontsize=8)
-        if inputs.tokens is None or pd.isna(row.text): low.axis('off')
-        else: plot_words(word_importance(run, row.text, row.image, model=model), low)
+    shape = dict(figsize=(1.9*n,2.9), height_ratios=(1.9,1), squeeze=False)
+    fig,(upper,lower) = plt.subplots(2, n, layout='constrained', **shape)
+    for i,row in enumerate(items.itertuples()):
+        photo = load_image(row.image, run.recipe.size)
+        plot_cam(photo, cams[i], upper[i])
+        title = _explained_title(run, probs[i], row)
+        upper[i].set_title(title, fontsize=8)
+        if inputs.tokens is None or pd.isna(row.text):
+            lower[i].axis('off')
+            continue
+        words = word_importance(run, row.text, row.image, model=model)
+        plot_words(words, lower[i])
     return fig
