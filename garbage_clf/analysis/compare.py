@@ -37,7 +37,7 @@ def _check_one_split(rows, split):
     raise WorkbookError(
         f'{name} has two rows with seed {seed}, so they were tested on different items: take those of one split')
 
-# %% ../../nbs/45_analysis.compare.ipynb #f0b4ee24
+# %% ../../nbs/45_analysis.compare.ipynb #201564fd
 def summary(
     rows:pd.DataFrame, # From `measure`
     split:str='test' # Or 'valid'
@@ -48,12 +48,14 @@ def summary(
     if not len(rows): raise WorkbookError(f'no run was tested on {split} items')
     _check_one_split(rows, split)
     table = []
-    for (recipe,model,_),group in rows.groupby(['recipe','model',n], sort=False):
+    groups = rows.groupby(['recipe','model',n], sort=False)
+    for (recipe,model,_),group in groups:
         row = dict(recipe=recipe, model=model)
-        table.append(row|_summary_row(group, split))
+        row |= _summary_row(group, split)
+        table.append(row)
     return pd.DataFrame(table)
 
-# %% ../../nbs/45_analysis.compare.ipynb #55d0a997
+# %% ../../nbs/45_analysis.compare.ipynb #418a897f
 def item_accuracy(
     rows:pd.DataFrame, # From `measure`, on the same items
     split:str='test' # Or 'valid'
@@ -63,21 +65,24 @@ def item_accuracy(
     for key,group in rows.groupby(['recipe','model']):
         n = int(group[f'{split}_n'].iloc[0])
         correct = np.ones((len(group),n)) # runs x N
-        for run,text in zip(correct, group[f'{split}_error_idx']):
-            numbers = text.split(': ')[1].split()
-            run[[int(i) for i in numbers]] = 0
+        errors = group[f'{split}_error_idx']
+        for run,text in zip(correct, errors):
+            _,numbers = text.split(': ')
+            for i in numbers.split(): run[int(i)] = 0
         accuracy[key] = correct.mean(0) # N
     return accuracy
 
-# %% ../../nbs/45_analysis.compare.ipynb #1248532b
+# %% ../../nbs/45_analysis.compare.ipynb #4adf4069
 def paired_interval(
     first:np.ndarray, # Accuracy on each item, N values, 0..1
     second:np.ndarray # The same of another recipe
 )->tuple[float,float]: # Lower and upper end of the difference, -1..1
     "95 % interval of the mean difference between two recipes"
     from scipy.stats import ttest_rel
-    if (first!=second).any():
-        low,high = ttest_rel(first, second).confidence_interval()
+    differ = first!=second
+    if differ.any():
+        test = ttest_rel(first, second)
+        low,high = test.confidence_interval()
         return float(low), float(high)
     _,most = wilson(0, len(first))
     return -most, most
@@ -104,7 +109,7 @@ def _labels(keys):
         labels[recipe,model] = f'{recipe} ({model})' if names.count(recipe)>1 else recipe
     return labels
 
-# %% ../../nbs/45_analysis.compare.ipynb #f619385f
+# %% ../../nbs/45_analysis.compare.ipynb #19261e33
 def differences(
     rows:pd.DataFrame, # From `measure`, on the same items; rows that do not list their errors are left out
     split:str='test' # Or 'valid'
@@ -117,9 +122,14 @@ def differences(
     best_first = sorted(accuracy, key=lambda key: -accuracy[key].mean())
     table = []
     for a,b in combinations(best_first, 2):
-        low,high = paired_interval(accuracy[a], accuracy[b])
-        points = (accuracy[a]-accuracy[b]).mean()
-        row = dict(recipe=labels[a], other=labels[b], seeds=f'{seeds[a]}, {seeds[b]}')
-        row |= dict(points=100*points, low=100*low, high=100*high, n=len(accuracy[a]))
+        first = accuracy[a]
+        second = accuracy[b]
+        low,high = paired_interval(first, second)
+        points = (first-second).mean()
+        row = dict(recipe=labels[a], other=labels[b])
+        row['seeds'] = f'{seeds[a]}, {seeds[b]}'
+        row |= dict(points=100*points, low=100*low, high=100*high)
+        row['n'] = len(first)
         table.append(row)
-    return pd.DataFrame(table, columns=['recipe','other','seeds','points','low','high','n']).round(1)
+    columns = ['recipe','other','seeds','points','low','high','n']
+    return pd.DataFrame(table, columns=columns).round(1)

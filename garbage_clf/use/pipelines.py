@@ -32,7 +32,7 @@ def our_batches(
         numbers = torch.rand(len(xb), DRAWS, device=xb.device)
         yield augment(xb, numbers, AUGMENTATIONS['any-orientation']),yb
 
-# %% ../../nbs/53_use.pipelines.ipynb #61d7986a
+# %% ../../nbs/53_use.pipelines.ipynb #6ebbdaed
 def fastai_batches(
     items:pd.DataFrame, # With photos, labels and a split
     size:int, # Height and width, pixels
@@ -45,12 +45,15 @@ def fastai_batches(
         ImageBlock, Normalize, Resize, ResizeMethod, aug_transforms, imagenet_stats)
     augmentations = aug_transforms(max_rotate=15, max_zoom=1.15)
     valid = np.where(items.split=='valid')[0]
+    normalize = Normalize.from_stats(*imagenet_stats)
+    columns = dict(get_x=ColReader('image'), get_y=ColReader('label'))
+    transforms = dict(
+        item_tfms=Resize(size, ResizeMethod.Squish), batch_tfms=[*augmentations, normalize])
     block = DataBlock(
-        (ImageBlock,CategoryBlock), get_x=ColReader('image'), get_y=ColReader('label'),
-        splitter=IndexSplitter(valid), item_tfms=Resize(size, ResizeMethod.Squish),
-        batch_tfms=[*augmentations, Normalize.from_stats(*imagenet_stats)])
+        (ImageBlock,CategoryBlock), **columns, splitter=IndexSplitter(valid), **transforms)
     items = items.reset_index(drop=True)
-    return block.dataloaders(items, bs=batch_size, num_workers=os.cpu_count(), device=torch.device(device))
+    device = torch.device(device)
+    return block.dataloaders(items, bs=batch_size, num_workers=os.cpu_count(), device=device)
 
 # %% ../../nbs/53_use.pipelines.ipynb #e38c432e
 class PhotoDataset(torch.utils.data.Dataset):
@@ -67,7 +70,7 @@ class PhotoDataset(torch.utils.data.Dataset):
         photo = Image.open(self.paths[i]).convert('RGB')
         return self.transform(photo),self.labels[i]
 
-# %% ../../nbs/53_use.pipelines.ipynb #710e8ee9
+# %% ../../nbs/53_use.pipelines.ipynb #1a88a3c4
 def torchvision_batches(
     items:pd.DataFrame, # With photos and labels
     size:int, # Height and width, pixels
@@ -76,14 +79,14 @@ def torchvision_batches(
 ): # A torch `DataLoader`
     "torchvision's transforms and torch's `DataLoader`"
     from torchvision.transforms import v2 as T
-    steps = [
-        T.Resize((size,size)), T.RandomHorizontalFlip(), T.RandomAffine(15, scale=(1,1.15)),
-        T.ColorJitter(.2, .2), T.ToImage(), T.ToDtype(torch.float32, scale=True),
-        T.Normalize((.485,.456,.406), (.229,.224,.225))]
+    steps = [T.Resize((size,size)), T.RandomHorizontalFlip()]
+    steps += [T.RandomAffine(15, scale=(1,1.15)), T.ColorJitter(.2, .2)]
+    steps += [T.ToImage(), T.ToDtype(torch.float32, scale=True)]
+    steps.append(T.Normalize((.485,.456,.406), (.229,.224,.225)))
     dataset = PhotoDataset(items, T.Compose(steps))
     return torch.utils.data.DataLoader(dataset, batch_size, shuffle=True, num_workers=os.cpu_count())
 
-# %% ../../nbs/53_use.pipelines.ipynb #b5d47030
+# %% ../../nbs/53_use.pipelines.ipynb #254ef145
 def timm_batches(
     items:pd.DataFrame, # With photos and labels
     size:int, # Height and width, pixels
@@ -94,9 +97,11 @@ def timm_batches(
     "timm's `create_loader` with its default augmentation"
     from timm.data import create_loader
     on_gpu = torch.device(device).type=='cuda'
-    return create_loader(
-        PhotoDataset(items), (3,size,size), batch_size, is_training=is_training, num_workers=os.cpu_count(),
-        use_prefetcher=on_gpu or not is_training, device=torch.device(device), persistent_workers=False)
+    workers = dict(num_workers=os.cpu_count(), persistent_workers=not is_training)
+    options = dict(is_training=is_training, use_prefetcher=on_gpu or not is_training)
+    options['device'] = torch.device(device)
+    dataset = PhotoDataset(items)
+    return create_loader(dataset, (3,size,size), batch_size, **options, **workers)
 
 # %% ../../nbs/53_use.pipelines.ipynb #499e033c
 def _fastai_training_batches(*args): return fastai_batches(*args).train
@@ -104,7 +109,7 @@ def _fastai_training_batches(*args): return fastai_batches(*args).train
 # %% ../../nbs/53_use.pipelines.ipynb #4c2a2365
 PEERS = {'fastai':_fastai_training_batches, 'timm':timm_batches, 'torchvision':torchvision_batches}
 
-# %% ../../nbs/53_use.pipelines.ipynb #da8cc765
+# %% ../../nbs/53_use.pipelines.ipynb #8a14d5bc
 def bench_batches(
     setup:BenchSetup # What to measure
 )->list[dict]: # Rows for `compare_rows`
@@ -120,6 +125,9 @@ def bench_batches(
     first = n/seconds(decode, 1)
     what = 'augmented batches: photos a second'
     rows = [dict(what='decode, resize and keep: photos a second', who='ours', value=first)]
-    rows.append(dict(what=what, who='ours', value=photos_a_second(our_batches)))
-    for peer in setup.peers: rows.append(dict(what=what, who=peer, value=photos_a_second(PEERS[peer])))
+    pipelines = {'ours':our_batches}
+    for peer in setup.peers: pipelines[peer] = PEERS[peer]
+    for who,make in pipelines.items():
+        rate = photos_a_second(make)
+        rows.append(dict(what=what, who=who, value=rate))
     return rows
