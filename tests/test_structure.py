@@ -144,10 +144,10 @@ def test_code_is_plain():
 # Words
 
 HOMEMADE = ['Halves', 'need_halves', 'drop_half', 'DropHalf', 'sure_above', 'sure_table', 'as_view', 'forward_views',
-    'overlap_table', '_name_giveaways', 'giveaway', 'learn_words', 'words_of', 'swap_pad', 'Blot', 'KeepBest', 'PickView',
+    'twins_table', '_name_giveaways', 'giveaway', 'learn_words', 'words_of', 'swap_pad', 'Blot', 'KeepBest', 'PickView',
     'DropTiny', 'StepGraph', 'stay_frozen', 'by_decay', 'early_lr', 'head_share', 'text_ceiling', '_moot', 'test_right',
     'test_wrong', 'by lot', 'learning by heart', 'learns by heart', 'likeness', 'label_set', 'write_folders',
-    'forward_all', 'keep_missing', 'batch norms', 'blotted', 'modality_table', 'plot_modalities']
+    'forward_all', 'keep_missing', 'batch norms', 'blotted', 'halves_table', 'plot_halves']
 
 def texts():
     "Everything that a reader sees: notebooks, package, README, tests of it left out"
