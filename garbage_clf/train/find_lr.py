@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RisingRate', 'find_lr']
 
-# %% ../../nbs/35_train.find_lr.ipynb #47b7d874
+# %% ../../nbs/35_train.find_lr.ipynb #ebaafd85
+import garbage_clf.core # Before fastai, whose import warns
 import pandas as pd
 from fastai.callback.core import Callback, CancelFitException, CancelValidException
 from fastai.callback.schedule import valley

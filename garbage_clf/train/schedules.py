@@ -16,12 +16,27 @@ from fastai.callback.core import Callback
 from fastai.callback.schedule import combined_cos
 from torch import nn
 
-# %% ../../nbs/31_train.schedules.ipynb #49a6ad2e
-def constant(position, losses=()): return 1.
+# %% ../../nbs/31_train.schedules.ipynb #f229d8b8
+def constant(
+    position:float, # Not used
+    losses=() # Not used
+)->float: # Share of the highest learning rate
+    "The full learning rate, always"
+    return 1.
 
-def one_cycle(position, losses=()): return float(combined_cos(.25, .04, 1., 1e-5)(position))
+def one_cycle(
+    position:float, # In the training, 0..1
+    losses=() # Not used
+)->float: # Share of the highest learning rate
+    "Up for a quarter, then down to almost nothing"
+    return float(combined_cos(.25, .04, 1., 1e-5)(position))
 
-def cosine(position, losses=()): return (1+math.cos(math.pi*position))/2
+def cosine(
+    position:float, # In the training, 0..1
+    losses=() # Not used
+)->float: # Share of the highest learning rate
+    "Half a cosine, from 1 to 0"
+    return (1+math.cos(math.pi*position))/2
 
 def warmup_steps(
     position:float, # In the training, 0..1
