@@ -95,7 +95,7 @@ PAGE = """<style>
 <text x="{{ b.x }}" y="115" font-size="9" fill="currentColor">{{ b.at }}</text>{% endfor %}</svg>{% endif %}
 </div>"""
 
-# %% ../../nbs/12_data.audit_page.ipynb #43d2fd7f
+# %% ../../nbs/12_data.audit_page.ipynb #51c8148d
 def audit_page(
     result, # An `Audit`, or anything with `title`, `findings`, `pairs` and a function `short` for rows
     most:int=24 # Pictures or rows of each finding
@@ -104,4 +104,5 @@ def audit_page(
     from jinja2 import Environment
     template = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
     findings = [_shown(f, result.short, most) for f in result.findings]
-    return template.render(title=result.title, findings=findings, bars=_bars(result.pairs), threshold=DUPLICATE_SIMILARITY)
+    bars = _bars(result.pairs)
+    return template.render(title=result.title, findings=findings, bars=bars, threshold=DUPLICATE_SIMILARITY)

@@ -49,7 +49,7 @@ def _detail(thumbs, blur):
     x = np.asarray(thumbs, 'float32')
     return x-gaussian_filter(x, (0,blur,blur))
 
-# %% ../../nbs/12_data.duplicates.ipynb #c4cc2d72
+# %% ../../nbs/12_data.duplicates.ipynb #8504ea4b
 def similarity(
     a:np.ndarray, # P x 64 x 64 uint8, grey
     b:np.ndarray, # The same shape
@@ -64,7 +64,7 @@ def similarity(
     every_shift = irfft2(spectrum, padded) # P x 76 x 76
     n = 2*shift+1
     best = np.roll(every_shift, (shift,shift), (1,2))[:,:n,:n].max((1,2)) # P
-    power_a,power_b = ((x**2).mean((1,2))+1 for x in (a,b)) # One grey level squared, so that noise on a plain surface does not count
+    power_a,power_b = ((x**2).mean((1,2))+1 for x in (a,b)) # P each; 1 so that noise on a plain surface does not count
     return best/np.sqrt(power_a*power_b)/a[0].size
 
 # %% ../../nbs/12_data.duplicates.ipynb #0e9fbb14
@@ -103,13 +103,13 @@ def _pair_similarity(df, thumbs, block=512):
             if len(part): result[part] = similarity(thumbs[df.a[part]], orient(thumbs[df.b[part]]))
     return result.round(3)
 
-# %% ../../nbs/12_data.duplicates.ipynb #2d7db403
+# %% ../../nbs/12_data.duplicates.ipynb #2bf606e1
 PAIRS = dict(a='int64', b='int64', bits='uint8', orientation='object', similarity='float64', is_duplicate='bool')
 
 def near_pairs(
     facts:pd.DataFrame, # From `photo_facts`
     least:float=.5 # The lowest similarity that is listed
-)->pd.DataFrame: # a, b (index of `facts`), bits, orientation (one of `ORIENTATIONS`), similarity, is_duplicate; most similar first
+)->pd.DataFrame: # `PAIRS`: a and b are of the index of `facts`; the most similar first
     "Pairs of different files that may show the same thing"
     photos = facts[facts.error.isna() & (facts.contrast>=PLAIN_CONTRAST)].drop_duplicates('digest')
     if len(photos)<2: return pd.DataFrame({c: pd.Series(dtype=kind) for c,kind in PAIRS.items()})

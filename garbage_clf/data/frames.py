@@ -28,7 +28,7 @@ def _check_named(columns, named, where):
     missing = [c for c in named.values() if c and c not in columns]
     if missing: raise WorkbookError(f'{where} has no column `{missing[0]}`; it has {", ".join(columns)}')
 
-# %% ../../nbs/10_data.frames.ipynb #00ebe855
+# %% ../../nbs/10_data.frames.ipynb #1b31bb6b
 def choose_columns(
     columns:list[str], # Of a table
     named:dict[str,str]={}, # Part of an item to its column, as far as you say; '' for none
@@ -44,8 +44,8 @@ def choose_columns(
         chosen[part] = hits[0]
         if hits[0]!=part: log.warning('%s: column `%s` is taken as the %s', Path(where).name, hits[0], part)
     if not {'image','text'} & set(chosen):
-        raise WorkbookError(f'{where} has no column for photos or texts; it has {", ".join(columns)}: say which one holds '
-            'the file names or the words, for example image=NAME (on the command line --columns image=NAME)')
+        raise WorkbookError(f'{where} has no column for photos or texts; it has {", ".join(columns)}: say which one '
+            'holds the file names or the words, for example image=NAME (on the command line --columns image=NAME)')
     return chosen
 
 # %% ../../nbs/10_data.frames.ipynb #7c0dbaa8
@@ -59,7 +59,7 @@ def _join_texts(df, name, where):
     joined = [' ; '.join(t for t in row if t) for row in texts.itertuples(index=False)]
     return df.assign(**{name: pd.array(joined, dtype='string')})
 
-# %% ../../nbs/10_data.frames.ipynb #f4715ae8
+# %% ../../nbs/10_data.frames.ipynb #58f5fb70
 class PhotoFolder:
     "The folder that a table's file names start from"
     def __init__(self,
@@ -78,8 +78,9 @@ class PhotoFolder:
         if not self.strict: inside |= names.str.startswith('/')
         outside = ~inside.fillna(True)
         if outside.any():
-            raise WorkbookError(f'{outside.sum()} photos lie outside of {self.folder} ({names[outside].iloc[0]} first): '
-                'name the folder that holds them with photos=')
+            first = names[outside].iloc[0]
+            raise WorkbookError(f'{outside.sum()} photos lie outside of {self.folder} ({first} first): name the folder '
+                'that holds them with photos=')
         return paths
 
     def _forward(self, names):

@@ -31,7 +31,7 @@ def _missing_labels(items):
     message = 'some items have no label: fill it in or remove them'
     return [Finding('error', 'no label', len(none), message, item_rows(items, none))] if len(none) else []
 
-# %% ../../nbs/12_data.label_checks.ipynb #54017dfa
+# %% ../../nbs/12_data.label_checks.ipynb #b53331a4
 def _impossible_classes(d):
     "Findings about spellings, a single class, and classes that cannot be divided"
     found = []
@@ -41,14 +41,16 @@ def _impossible_classes(d):
         found.append(Finding('error', 'one class, several spellings', len(several), message, label_counts(several)))
     own = d.index.to_series().astype(str)
     n_groups = d.group.fillna(own).groupby(d.label).nunique()
-    if len(n_groups)==1: found.append(Finding('error', 'one class', len(d), 'a classifier needs at least two', label_counts(d)))
+    if len(n_groups)==1:
+        message = 'a classifier needs at least two'
+        found.append(Finding('error', 'one class', len(d), message, label_counts(d)))
     small = d[d.label.isin(n_groups.index[n_groups<3])]
     if len(small):
         message = 'fewer than three items or groups: one each for train, valid and test'
         found.append(Finding('error', 'class too small to train', len(small), message, label_counts(small)))
     return found
 
-# %% ../../nbs/12_data.label_checks.ipynb #d97dd724
+# %% ../../nbs/12_data.label_checks.ipynb #6831ccf4
 def _class_sizes(d, has_split):
     "Findings about small and unequal classes"
     found,counts = [],d.label.value_counts()
@@ -58,8 +60,8 @@ def _class_sizes(d, has_split):
         found.append(Finding('note', 'few items of a class', len(few), message, label_counts(few)))
     ratio = counts.max()/counts.min()
     if ratio>3:
-        message = (f'the largest class has {ratio:.0f} times the items of the smallest: look at macro-F1 and the classes, '
-            'not at accuracy alone')
+        message = (f'the largest class has {ratio:.0f} times the items of the smallest: look at macro-F1 and the '
+            'classes, not at accuracy alone')
         level = 'warning' if ratio>10 else 'note'
         found.append(Finding(level, 'unequal classes', len(d), message, label_counts(d)))
     return found
@@ -89,7 +91,7 @@ def _missing_parts(items, n, parts):
         found.append(Finding('error', 'incomplete split', len(none), message, item_rows(items, none)))
     return found
 
-# %% ../../nbs/12_data.label_checks.ipynb #b202154f
+# %% ../../nbs/12_data.label_checks.ipynb #44b76c77
 def _missing_classes(counts):
     "Findings about classes that a part lacks, from a table of classes by parts"
     found = []
@@ -98,7 +100,8 @@ def _missing_classes(counts):
         if not len(lost): continue
         level = 'error' if part=='train' else 'warning'
         message = f'no {part} item of {", ".join(lost.index)}'
-        found.append(Finding(level, f'class missing in {part}', int(lost.to_numpy().sum()), message, lost.reset_index()))
+        n = int(lost.to_numpy().sum())
+        found.append(Finding(level, f'class missing in {part}', n, message, lost.reset_index()))
     return found
 
 # %% ../../nbs/12_data.label_checks.ipynb #44b278c6
@@ -114,7 +117,7 @@ def _few_test_items(counts):
     message = f'their recall is hardly known: {", ".join(widths)}'
     return [Finding('note', 'few test items of a class', int(few.test.sum()), message, few.reset_index())]
 
-# %% ../../nbs/12_data.label_checks.ipynb #bb13c146
+# %% ../../nbs/12_data.label_checks.ipynb #565754c8
 def check_splits(
     items:pd.DataFrame # Items
 )->list[Finding]:
@@ -125,8 +128,8 @@ def check_splits(
     counts = pd.crosstab(d.label, d.split)
     found = _missing_parts(items, len(d), counts.columns) + _missing_classes(counts) + _few_test_items(counts)
     if min(counts.shape)>1 and chi2_contingency(counts).pvalue<.001:
-        message = ('the shares of the classes differ between the parts more than a random split explains: figures on one say '
-            'less about the other')
+        message = ('the shares of the classes differ between the parts more than a random split explains: figures on '
+            'one say less about the other')
         shares = (counts/counts.sum()).round(3).reset_index()
         found.append(Finding('warning', 'unequal splits', len(d), message, shares))
     return found

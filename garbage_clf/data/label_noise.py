@@ -69,7 +69,7 @@ def feature_map(
     if f.shape[1]>50: f = PCA(min(50, len(f)-1), random_state=seed).fit_transform(f) # N x 50
     return TSNE(perplexity=min(30, (len(f)-1)/3), init='pca', random_state=seed).fit_transform(f) # N x 2
 
-# %% ../../nbs/13_data.label_noise.ipynb #e689ba81
+# %% ../../nbs/13_data.label_noise.ipynb #5d3dde9a
 def plot_map(
     items:pd.DataFrame, # With labels
     features:np.ndarray, # N x D, in the order of `items`
@@ -82,7 +82,8 @@ def plot_map(
     for c,color in class_colors(label).items():
         ax.scatter(*xy[label==c].T, s=9, color=color, label=f'{c} ({(label==c).sum()})', linewidths=0)
     odd = (near.disagreement>=.9).to_numpy()
-    ax.scatter(*xy[odd].T, s=45, facecolors='none', edgecolors='k', linewidths=.7, label=f'9 of 10 neighbours differ ({odd.sum()})')
+    ringed = dict(s=45, facecolors='none', edgecolors='k', linewidths=.7)
+    ax.scatter(*xy[odd].T, label=f'9 of 10 neighbours differ ({odd.sum()})', **ringed)
     ax.set(xticks=[], yticks=[], title=f'{len(items):,} items by their features')
     ax.legend(loc='upper left', bbox_to_anchor=(1,1), frameon=False, markerscale=1.5)
     return ax

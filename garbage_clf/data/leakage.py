@@ -71,15 +71,15 @@ def _candidates(items, facts):
     found['photo ending'] = items.image.map(lambda p: Path(p).suffix, na_action='ignore')
     return found
 
-# %% ../../nbs/12_data.leakage.ipynb #220624fd
+# %% ../../nbs/12_data.leakage.ipynb #6bf117ae
 def _column_finding(name, values, labels):
     "A finding about one column, if it predicts the label"
     baseline = labels.value_counts(normalize=True).iloc[0]
     accuracy = predicted_by(values, labels)
     low,_ = wilson(round(accuracy*len(labels)), len(labels))
     if accuracy-baseline<.5*(1-baseline) or low<=baseline: return []
-    message = (f'alone it predicts {accuracy:.1%} of the labels (always predicting the commonest: {baseline:.1%}): a model '
-        'may learn this and nothing else')
+    message = (f'alone it predicts {accuracy:.1%} of the labels (always predicting the commonest: {baseline:.1%}): '
+        'a model may learn this and nothing else')
     value = _binned(values).astype('string').fillna('none').rename('value')
     counts = pd.crosstab(value, labels)
     largest = counts.sum(axis=1).nlargest(20).index

@@ -83,12 +83,14 @@ def cable(pen, rng, material):
     pen.rect(.45, -.3, .85, .1)
     for y in (-.2,-.02): pen.rect(.85, y, 1, y+.06, color='#c8c8cc')
 
-# %% ../../nbs/11_data.small_shapes.ipynb #d250597e
+# %% ../../nbs/11_data.small_shapes.ipynb #fd976ec9
 def banana(pen, rng, material):
     "A banana peel"
     for a in (-.9,-.3,.35,.95):
         tip = (math.sin(a)*.95, .15+.75*math.cos(a*.9))
-        pen.poly([(-.09,-.6),(.09,-.6),(tip[0]*.6+.2,tip[1]*.3),tip,(tip[0]*.6-.16,tip[1]*.4)], shade=rng.uniform(.9,1.2))
+        x,y = tip
+        skin = [(-.09,-.6),(.09,-.6),(x*.6+.2,y*.3),tip,(x*.6-.16,y*.4)]
+        pen.poly(skin, shade=rng.uniform(.9,1.2))
     pen.rect(-.07, -.95, .07, -.55, color='#604624')
 
 # %% ../../nbs/11_data.small_shapes.ipynb #c967ba7b
@@ -99,11 +101,12 @@ def apple(pen, rng, material):
     pen.line('0,-.75 .1,-1', .05, color='#543a22')
     for x in (-.06,.07): pen.oval(x, 0, .035, .08, color='#3c2416')
 
-# %% ../../nbs/11_data.small_shapes.ipynb #5a341fcc
+# %% ../../nbs/11_data.small_shapes.ipynb #331c330b
 def leaf(pen, rng, material):
     "Three leaves"
     for dx,dy in rng.uniform(-.3, .3, (3,2)):
-        pen.poly([(dx,dy-.65),(dx+.4,dy-.1),(dx+.25,dy+.35),(dx,dy+.6),(dx-.25,dy+.35),(dx-.4,dy-.1)], shade=rng.uniform(.75,1.2))
+        outline = [(dx,dy-.65),(dx+.4,dy-.1),(dx+.25,dy+.35),(dx,dy+.6),(dx-.25,dy+.35),(dx-.4,dy-.1)]
+        pen.poly(outline, shade=rng.uniform(.75,1.2))
         pen.line([(dx,dy-.6),(dx,dy+.65)], .02, color='#5a4628')
 
 # %% ../../nbs/11_data.small_shapes.ipynb #bf28ab36

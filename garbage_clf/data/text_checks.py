@@ -21,10 +21,10 @@ def text_accuracy_bound(
     n = d.groupby(['text','label']).size()
     return n.groupby('text').max().sum()/len(d)
 
-# %% ../../nbs/12_data.text_checks.ipynb #c1ea60ee
+# %% ../../nbs/12_data.text_checks.ipynb #c5daba34
 def train_text_overlap(
     items:pd.DataFrame # With texts and a split
-)->dict[str,tuple[int,int]]: # For valid and test: how many of its items have a text that is also in train, and of how many
+)->dict[str,tuple[int,int]]: # For valid and test: items whose text is also in train, and all items
     "How many texts of valid and test occur in train"
     train = set(items.text[items.split=='train'].dropna())
     result = {}
@@ -57,17 +57,17 @@ def _repeated_texts(d, plain):
     rows = repeated.rename('items').rename_axis('text').reset_index()
     return [Finding('note', 'same text', len(alike), message, rows)]
 
-# %% ../../nbs/12_data.text_checks.ipynb #c4252ac6
+# %% ../../nbs/12_data.text_checks.ipynb #8af5303f
 def _conflicting_texts(items, d, plain, level):
     "A finding about texts with several labels"
     rows,plain_rows = _contradictory(d),_contradictory(plain)
     if not len(plain_rows): return []
-    message = (f'{len(rows)} texts have several labels ({len(plain_rows)} {PLAIN_NOTE}): no model of the words alone can be '
-        f'right on more than {text_accuracy_bound(items):.1%} of the items')
+    message = (f'{len(rows)} texts have several labels ({len(plain_rows)} {PLAIN_NOTE}): no model of the words alone '
+        f'can be right on more than {text_accuracy_bound(items):.1%} of the items')
     shown = rows if len(rows) else plain_rows
     return [Finding(level, 'same text, several labels', int(shown['items'].sum()), message, shown)]
 
-# %% ../../nbs/12_data.text_checks.ipynb #7551f992
+# %% ../../nbs/12_data.text_checks.ipynb #7ddbe259
 def _texts_in_train(items, plain, level):
     "Findings about texts of valid and test that are also in train"
     found,exact = [],train_text_overlap(items)
@@ -75,8 +75,9 @@ def _texts_in_train(items, plain, level):
         if not n: continue
         train = plain.text[items.split=='train'].dropna()
         which = items.index[(items.split==part) & plain.text.isin(train)]
-        message = (f'{exact[part][0]/total:.1%} of {total:,} {part} texts also occur in train ({n/total:.1%} {PLAIN_NOTE}): '
-            'evaluate the others separately')
+        share = exact[part][0]/total
+        message = (f'{share:.1%} of {total:,} {part} texts also occur in train ({n/total:.1%} {PLAIN_NOTE}): evaluate '
+            'the others separately')
         found.append(Finding(level, f'{part} texts also in train', n, message, item_rows(items, which)))
     return found
 
