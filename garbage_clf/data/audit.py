@@ -88,7 +88,7 @@ class Audit:
 
     def _repr_html_(self): return audit_page(self, 6)
 
-# %% ../../nbs/12_data.audit.ipynb #218aad59
+# %% ../../nbs/12_data.audit.ipynb #f301c565
 def audit(
     items:pd.DataFrame # Items from any source
 )->Audit: # Findings, errors first
@@ -97,8 +97,9 @@ def audit(
     facts = photo_facts(items)
     pairs = near_pairs(facts)
     items = items.assign(group=duplicate_groups(items, facts, pairs))
-    found = [*check_files(items, facts), *check_copies(items, facts, pairs), *check_overlap(items), *check_labels(items),
-        *check_splits(items), *check_target_leakage(items, facts), *check_texts(items), *check_photos(items, facts)]
+    found = check_files(items, facts) + check_copies(items, facts, pairs) + check_overlap(items)
+    found += check_labels(items) + check_splits(items) + check_target_leakage(items, facts)
+    found += check_texts(items) + check_photos(items, facts)
     return Audit(items, facts, pairs, sorted(found, key=lambda f: LEVELS.index(f.level)))
 
 # %% ../../nbs/12_data.audit.ipynb #6e021b06
@@ -160,7 +161,7 @@ def _drop_rows(result):
         rows.append((item.image,pd.NA,item.label,'drop',why))
     return rows
 
-# %% ../../nbs/12_data.audit.ipynb #e6bfba54
+# %% ../../nbs/12_data.audit.ipynb #330c1c2a
 def _spelling_rows(items):
     "Items with a rare spelling of their class, as corrections to the commonest"
     counts = items.label.value_counts()
@@ -170,8 +171,8 @@ def _spelling_rows(items):
     text_alone = items.text.where(items.image.isna())
     disputed = plain.groupby(text_alone).transform('nunique')[rare.index]>1
     if disputed.any():
-        log.warning('%d items with another spelling of their class are not put down: a text stands for all that have it, and '
-            'theirs have other classes too', disputed.sum())
+        log.warning('%d items with another spelling of their class are not put down: a text stands for all '
+            'that have it, and theirs have other classes too', disputed.sum())
     rare = rare[~disputed]
     new = plain[rare.index].map(commonest)
     return rare.assign(label=new, action='relabel', reason='spelt '+rare.label)[CORRECTIONS]
