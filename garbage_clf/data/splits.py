@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EARLIER', 'EXISTING', 'train_test_overlap', 'leaked_items', 'split', 'folds', 'check_trainable']
 
-# %% ../../nbs/12_data.splits.ipynb #2db1dbdc
+# %% ../../nbs/12_data.splits.ipynb #87916e5d
 import pandas as pd
 
 from ..core import WorkbookError, log
@@ -77,14 +77,15 @@ def _add_valid(items, valid, seed):
     log.info('no valid items in the data: %d of %d train items are used to choose the best epoch', n, len(train))
     return out
 
-# %% ../../nbs/12_data.splits.ipynb #2bfdcb94
+# %% ../../nbs/12_data.splits.ipynb #8b58475f
 def _warn_overlap(items):
     "Log how many items of a given split have near-duplicates in earlier parts"
     for part,earlier in EARLIER.items():
         n = train_test_overlap(items, part).sum()
         if not n: continue
+        total = (items.split==part).sum()
         log.warning("%d of %d %s items have a near-duplicate in %s: metrics on them are too optimistic, "
-            "split with existing='repair' leaves the near-duplicates out", n, (items.split==part).sum(), part, ' or '.join(earlier))
+            "split with existing='repair' leaves the near-duplicates out", n, total, part, ' or '.join(earlier))
 
 # %% ../../nbs/12_data.splits.ipynb #2906d6fe
 def _warn_lost_classes(items, known):
@@ -144,22 +145,25 @@ def folds(
         tables.append(items.assign(split=part))
     return tables
 
-# %% ../../nbs/12_data.splits.ipynb #c6c0d67d
+# %% ../../nbs/12_data.splits.ipynb #552c5b71
 def check_trainable(
     items:pd.DataFrame # With labels; with or without a split
 ):
     "Refuse items that no classifier can be trained and evaluated on"
     missing = items.label.isna()
     if missing.all():
-        raise WorkbookError('no item has a label: name the column that holds it, on the command line with --columns label=NAME')
-    if missing.any(): raise WorkbookError(f'{missing.sum()} of {len(items)} items have no label: remove them or fill them in')
+        raise WorkbookError('no item has a label: name the column that holds it, on the command line with '
+            '--columns label=NAME')
+    if missing.any():
+        raise WorkbookError(f'{missing.sum()} of {len(items)} items have no label: remove them or fill them in')
     n_groups = group_keys(items).groupby(items.label).nunique()
     if len(n_groups)<2:
         raise WorkbookError(f'only one class ({", ".join(n_groups.index)}): a classifier needs at least two')
     _check_smallest(n_groups)
     if items.split.isna().any(): return
     lost = sorted(set(n_groups.index)-set(items.label[items.split=='train']))
-    if lost: raise WorkbookError(f'class {lost[0]!r} has no item to train on: move some to train or leave the class out')
+    if lost:
+        raise WorkbookError(f'class {lost[0]!r} has no item to train on: move some to train or leave the class out')
 
 # %% ../../nbs/12_data.splits.ipynb #8edfcdda
 def _check_smallest(n_groups):
