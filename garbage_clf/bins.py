@@ -29,7 +29,8 @@ def check_rules(
     if not bins or not by_label or not isinstance(bins, dict) or not isinstance(by_label, dict):
         raise WorkbookError(f'{name}: needs `bins:` (bin: description) and `rules:` (label: bin)')
     for word in [*bins, *by_label, *by_label.values()]:
-        if not isinstance(word, str): raise WorkbookError(f'{name}: {word!r} is not text: put it in quotes')
+        if not isinstance(word, str):
+            raise WorkbookError(f'{name}: {word!r} is not text: put it in quotes')
     for label,b in by_label.items():
         if b in bins: continue
         raise WorkbookError(f'{name}: {label} goes to {b!r}, which is not a bin: choose from {", ".join(bins)}')

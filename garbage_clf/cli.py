@@ -90,7 +90,8 @@ def main(
     argv:list[str]=None # Words after `garbage-clf`; None for those of the terminal
 )->int: # Exit code
     "Run a command"
-    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace') # A terminal without Unicode
+    if hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(errors='backslashreplace') # A terminal without Unicode
     words = list(sys.argv[1:] if argv is None else argv)
     debug = '--debug' in words
     words = [w for w in words if w!='--debug']

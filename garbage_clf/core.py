@@ -188,7 +188,8 @@ def pick_device(
     if name=='auto': name = devices[0]
     if name not in devices:
         raise WorkbookError(f'device {name!r} is not here: choose auto or one of {", ".join(devices)}')
-    if name.startswith('cuda:'): torch.cuda.set_device(name) # Streams and random numbers are the current device's
+    if name.startswith('cuda:'):
+        torch.cuda.set_device(name) # Streams and random numbers are the current device's
     return torch.device(name)
 
 # %% ../nbs/00_core.ipynb #6dafc815

@@ -92,12 +92,14 @@ def _comparable(rows, split):
     "The rows that list their errors, if they were tested on the same items"
     column = f'{split}_error_idx'
     known = rows.dropna(subset=[column]) if column in rows else rows[:0]
-    if not len(known): raise WorkbookError(f'no run lists its errors on {split} items: measure anew')
+    if not len(known):
+        raise WorkbookError(f'no run lists its errors on {split} items: measure anew')
     item_digests = known[column].str.split(':').str[0]
     if item_digests.nunique()>1:
         raise WorkbookError(f'the runs were tested on different {split} items: compare those of one split')
     n_left_out = len(rows)-len(known)
-    if n_left_out: log.warning('%d of %d runs do not list their errors: they are left out', n_left_out, len(rows))
+    if n_left_out:
+        log.warning('%d of %d runs do not list their errors: they are left out', n_left_out, len(rows))
     return known
 
 # %% ../../nbs/45_analysis.compare.ipynb #846ce693

@@ -58,7 +58,8 @@ def _new_table(out):
         raise WorkbookError(f'--out {out}: the table is written as CSV, give a name that ends in .csv')
     rest = out.with_suffix('.left-out.csv')
     for path in (out,rest):
-        if path.exists(): raise WorkbookError(f'{path} is there already: choose another --out, or move it away')
+        if path.exists():
+            raise WorkbookError(f'{path} is there already: choose another --out, or move it away')
     return out,rest
 
 # %% ../../nbs/58_commands.data.ipynb #ea8b727f

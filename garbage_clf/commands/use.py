@@ -31,7 +31,8 @@ def read_texts(
 # %% ../../nbs/58_commands.use.ipynb #b64cff6f
 def _requested_texts(args):
     "A text for all, a list of texts, or None"
-    if args.text is not None and args.texts: raise WorkbookError('--text and --texts: give one of them')
+    if args.text is not None and args.texts:
+        raise WorkbookError('--text and --texts: give one of them')
     if not args.paths and args.text is None and not args.texts:
         raise WorkbookError(
             'nothing to predict: give photos, folders, patterns, a table, --text or --texts after the run')

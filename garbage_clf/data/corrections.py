@@ -20,17 +20,22 @@ ACTIONS = ['drop','relabel','keep']
 # %% ../../nbs/12_data.corrections.ipynb #c3b6705a
 def _check_row(r, where):
     "Refuse a row that cannot be applied"
-    if r.action not in ACTIONS: raise WorkbookError(f'{where}: action {r.action!r} is not one of {", ".join(ACTIONS)}')
-    if r.action=='relabel' and pd.isna(r.label): raise WorkbookError(f'{where}: relabel needs a label')
-    if pd.isna(r.image) and pd.isna(r.text): raise WorkbookError(f'{where}: it names no image and no text')
+    if r.action not in ACTIONS:
+        raise WorkbookError(f'{where}: action {r.action!r} is not one of {", ".join(ACTIONS)}')
+    if r.action=='relabel' and pd.isna(r.label):
+        raise WorkbookError(f'{where}: relabel needs a label')
+    if pd.isna(r.image) and pd.isna(r.text):
+        raise WorkbookError(f'{where}: it names no image and no text')
 
 # %% ../../nbs/12_data.corrections.ipynb #e9497e9c
 def _read_csv(path):
     "The CSV as strings; that of the package for 'trashnet'"
     file = files('garbage_clf')/'data'/'trashnet_corrections.csv' if str(path)=='trashnet' else Path(path)
     try: df = pd.read_csv(file, dtype='string', encoding='utf-8-sig', keep_default_na=False)
-    except OSError as e: raise WorkbookError(f'no corrections at {path} ({e.strerror}): check the path') from e
-    except ValueError as e: raise WorkbookError(f'{path} is not a CSV in UTF-8: {" ".join(str(e).split())}') from e
+    except OSError as e:
+        raise WorkbookError(f'no corrections at {path} ({e.strerror}): check the path') from e
+    except ValueError as e:
+        raise WorkbookError(f'{path} is not a CSV in UTF-8: {" ".join(str(e).split())}') from e
     return df.replace('', pd.NA)
 
 # %% ../../nbs/12_data.corrections.ipynb #df3859bd
@@ -69,7 +74,8 @@ class Lookup:
     def photo(self, path):
         "Indices of the items with this photo"
         depth = path.count('/')+1
-        if depth not in self.photos: self.photos[depth] = _indices(_tails(self.items.image.dropna(), depth))
+        if depth not in self.photos:
+            self.photos[depth] = _indices(_tails(self.items.image.dropna(), depth))
         found = self.photos[depth].get(path, [])
         if self.items.image[found].nunique()>1:
             raise WorkbookError(f'the correction for {path} fits {len(found)} photos: write more of its path')
@@ -97,5 +103,6 @@ def correct(
             out.loc[found,'label'] = r.label
             n_relabelled += len(found)
     log.info('corrections: %d items left out, %d relabelled', len(dropped), n_relabelled)
-    if unused: log.warning('%d of %d corrections fit no item (%s first)', len(unused), len(corrections), unused[0])
+    if unused:
+        log.warning('%d of %d corrections fit no item (%s first)', len(unused), len(corrections), unused[0])
     return out.drop(index=dropped).reset_index(drop=True)

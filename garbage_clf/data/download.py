@@ -44,13 +44,15 @@ def _fetch(
     if have: headers['Range'] = f'bytes={have}-'
     with requests.get(url, stream=True, timeout=(5,60), headers=headers) as r:
         out_of_range = r.status_code==416
-        if out_of_range and r.headers.get('Content-Range', '').endswith(f'/{have}'): return # It was complete
+        if out_of_range and r.headers.get('Content-Range', '').endswith(f'/{have}'):
+            return # It was complete
         if out_of_range: part.unlink()
         r.raise_for_status()
         resumed = r.status_code==206
         blocks = max(1, int(r.headers.get('Content-Length', 0))>>16)
         with part.open('ab' if resumed else 'wb') as f:
-            for block in progress(r.iter_content(1<<16), total=blocks, desc=f'downloading {part.stem}'): f.write(block)
+            for block in progress(r.iter_content(1<<16), total=blocks, desc=f'downloading {part.stem}'):
+                f.write(block)
 
 # %% ../../nbs/10_data.download.ipynb #483b1301
 def _is_final(e, part):
@@ -112,7 +114,8 @@ def unpack(
         with zipfile.ZipFile(archive) as z:
             _check_members(z, archive, folder, most)
             z.extractall(folder)
-    except (zipfile.BadZipFile, EOFError) as e: raise WorkbookError(f'{archive} is not a complete zip file: {e}') from e
+    except (zipfile.BadZipFile, EOFError) as e:
+        raise WorkbookError(f'{archive} is not a complete zip file: {e}') from e
 
 # %% ../../nbs/10_data.download.ipynb #ef86a88a
 def check_manifest(

@@ -35,7 +35,8 @@ def _plot_all(items, facts):
         plot_photo_facts(items, facts)
         plot_colors(items, facts)
         montage(items)
-    if items.text.notna().any(): plot_text_lengths(items.assign(label=items.label.fillna('no label')))
+    if items.text.notna().any():
+        plot_text_lengths(items.assign(label=items.label.fillna('no label')))
 
 # %% ../../nbs/13_data.explore.ipynb #54075a21
 def explore(

@@ -36,7 +36,8 @@ def plot_balance(
     ax.invert_yaxis()
     ax.set(xlabel='items', ylabel='', title=f'{len(items):,} items in {len(counts)} classes')
     totals = counts.sum(axis=1)
-    for y,n in enumerate(totals): ax.text(n, y, f' {n:,} ({n/len(items):.0%})', va='center', fontsize=8)
+    for y,n in enumerate(totals):
+        ax.text(n, y, f' {n:,} ({n/len(items):.0%})', va='center', fontsize=8)
     ax.set_xlim(0, totals.max()*1.2)
     ax.legend(loc='upper left', bbox_to_anchor=(1.01,1), frameon=False)
     return ax

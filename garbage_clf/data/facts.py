@@ -154,7 +154,8 @@ def _database():
 def _read_content(path):
     "The content of a file and None, or None and an error"
     try:
-        if os.path.getsize(path)>1_000_000_000: return None,dict(error='too large', why='it has more than a gigabyte')
+        if os.path.getsize(path)>1_000_000_000:
+            return None,dict(error='too large', why='it has more than a gigabyte')
         return Path(path).read_bytes(),None
     except (OSError,ValueError) as e:
         kind = 'missing' if isinstance(e, FileNotFoundError) else 'unreadable'

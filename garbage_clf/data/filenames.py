@@ -48,5 +48,6 @@ def add_names(
     text = items.image.map(name_text, na_action='ignore').astype('string').replace('', pd.NA)
     out = items.assign(text=items.text.fillna(text))
     missing = out.text.isna().sum()
-    if missing: log.warning('%d of %d file names hold no words: their text is missing', missing, len(out))
+    if missing:
+        log.warning('%d of %d file names hold no words: their text is missing', missing, len(out))
     return out

@@ -24,9 +24,11 @@ COLUMN_NAMES = dict(
 def _check_named(columns, named, where):
     "Refuse names that are no part of an item, and columns that are not there"
     unknown = sorted(set(named)-set(COLUMN_NAMES))
-    if unknown: raise WorkbookError(f'{unknown[0]!r} is no part of an item: say {", ".join(COLUMN_NAMES)}')
+    if unknown:
+        raise WorkbookError(f'{unknown[0]!r} is no part of an item: say {", ".join(COLUMN_NAMES)}')
     missing = [c for c in named.values() if c and c not in columns]
-    if missing: raise WorkbookError(f'{where} has no column `{missing[0]}`; it has {", ".join(columns)}')
+    if missing:
+        raise WorkbookError(f'{where} has no column `{missing[0]}`; it has {", ".join(columns)}')
 
 # %% ../../nbs/10_data.frames.ipynb #1b31bb6b
 def choose_columns(
@@ -42,7 +44,8 @@ def choose_columns(
         hits = [free[n] for n in names if n in free]
         if part in named or not hits: continue
         chosen[part] = hits[0]
-        if hits[0]!=part: log.warning('%s: column `%s` is taken as the %s', Path(where).name, hits[0], part)
+        if hits[0]!=part:
+            log.warning('%s: column `%s` is taken as the %s', Path(where).name, hits[0], part)
     if not {'image','text'} & set(chosen):
         raise WorkbookError(f'{where} has no column for photos or texts; it has {", ".join(columns)}: say which one '
             'holds the file names or the words, for example image=NAME (on the command line --columns image=NAME)')
@@ -54,7 +57,8 @@ def _join_texts(df, name, where):
     parts = [p.strip() for p in name.split('+')]
     if len(parts)<2 or name in df: return df
     missing = [p for p in parts if p not in df]
-    if missing: raise WorkbookError(f'{where} has no column `{missing[0]}`; it has {", ".join(df.columns)}')
+    if missing:
+        raise WorkbookError(f'{where} has no column `{missing[0]}`; it has {", ".join(df.columns)}')
     texts = df[parts].astype('string').fillna('').apply(lambda c: c.str.strip())
     joined = [' ; '.join(t for t in row if t) for row in texts.itertuples(index=False)]
     return df.assign(**{name: pd.array(joined, dtype='string')})
@@ -146,7 +150,8 @@ def from_frame(
     if 'image' in chosen:
         guessed = chosen['image']!='image' and not columns.get('image') and 'text' in chosen
         own['image'] = _locate(own, PhotoFolder(photos or folder, bool(photos)), optional=guessed)
-        if guessed and own.image.isna().any(): rest.append(chosen['image']) # The names stay, for when the photos come
+        if guessed and own.image.isna().any():
+            rest.append(chosen['image']) # The names stay, for when the photos come
     others = df[rest]
     return own.join(others.loc[:,~others.columns.duplicated()])
 

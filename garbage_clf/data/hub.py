@@ -39,7 +39,8 @@ def _dataset_frame(d):
     df = pd.DataFrame({c: d[c] for c in d.column_names})
     for name in photos: df[name] = df[name].map(_photo_path)
     for name,kind in d.features.items():
-        if isinstance(kind, ClassLabel): df[name] = [kind.int2str(i) if i>=0 else None for i in df[name]]
+        if isinstance(kind, ClassLabel):
+            df[name] = [kind.int2str(i) if i>=0 else None for i in df[name]]
     return df
 
 # %% ../../nbs/10_data.hub.ipynb #d3868228

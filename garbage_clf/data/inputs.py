@@ -46,7 +46,8 @@ class ModelInputs:
     def __getitem__(self, idx):
         "A tuple of tensors for positions or a slice; other `ModelInputs` for a mask"
         if not _is_mask(idx): return tuple(p[idx] for p in self.parts)
-        def pick(part): return None if part is None else part[idx.to(getattr(part, 'device', 'cpu'))]
+        def pick(part):
+            return None if part is None else part[idx.to(getattr(part, 'device', 'cpu'))]
         return ModelInputs(pick(self.photos), pick(self.tokens), pick(self.present))
 
     def to(self, device):
@@ -127,12 +128,14 @@ def _check_both(has, training):
     "Refuse items without photo and text; warn of those without one"
     n_items = len(has['image'])
     n_nothing = int((~has['image']&~has['text']).sum())
-    if n_nothing: raise WorkbookError(f'{n_nothing} of {n_items} items have neither a photo nor a text: remove them')
+    if n_nothing:
+        raise WorkbookError(f'{n_nothing} of {n_items} items have neither a photo nor a text: remove them')
     for modality,noun in NOUNS.items():
         n = int((~has[modality]).sum())
         if n==n_items and training:
             raise WorkbookError(f'no item has a {noun}: choose a recipe that takes {OTHER_RECIPES[modality]}')
-        if n: log.warning('%d of %d items have no %s: the other modality is used alone', n, n_items, noun)
+        if n:
+            log.warning('%d of %d items have no %s: the other modality is used alone', n, n_items, noun)
 
 def check_modalities(
     items:pd.DataFrame, # To be trained on, evaluated or predicted

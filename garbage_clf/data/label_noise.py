@@ -27,7 +27,8 @@ def text_features(
 )->np.ndarray: # N x up to 50
     "TF-IDF of words and pairs of words, compressed"
     from sklearn.decomposition import TruncatedSVD
-    if items.text.dropna().nunique()<3: raise WorkbookError('fewer than three different texts: nothing to compare')
+    if items.text.dropna().nunique()<3:
+        raise WorkbookError('fewer than three different texts: nothing to compare')
     texts = items.text.fillna('')
     try: words = _tfidf(texts, 2 if len(items)>100 else 1)
     except ValueError: words = _tfidf(texts, 1) # No word occurs twice

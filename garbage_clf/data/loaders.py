@@ -119,7 +119,8 @@ class TensorLoaders(DataLoaders):
 
     def test_dl(self, items, **kwargs)->TensorLoader: # In the order of the photos
         "A loader over new photos, as one tensor or a list of them"
-        if not isinstance(items, torch.Tensor): items = torch.stack([torch.as_tensor(i) for i in items])
+        if not isinstance(items, torch.Tensor):
+            items = torch.stack([torch.as_tensor(i) for i in items])
         y = torch.zeros(len(items), dtype=torch.long, device=items.device)
         return TensorLoader(TensorDataset(items, y), bs=self.valid.bs, device=self.device)
 

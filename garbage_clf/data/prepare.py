@@ -32,7 +32,8 @@ def warn_target_leakage(
     "Log which columns, or texts, predict the label"
     if not with_texts and items.columns.isin(COLUMNS).all(): return
     no_photos = items.reset_index(drop=True).assign(image=pd.NA)
-    for f in check_target_leakage(no_photos, photo_facts(no_photos)): log.warning('%s: %s', f.kind, f.message)
+    for f in check_target_leakage(no_photos, photo_facts(no_photos)):
+        log.warning('%s: %s', f.kind, f.message)
 
 # %% ../../nbs/18_data.prepare.ipynb #e4445405
 def prepare_items(

@@ -62,7 +62,8 @@ def paint_can(pen, rng, material):
     pen.oval(0, .75, .55, .12)
     pen.line([(-.55*math.cos(a),-.5-.45*math.sin(a)) for a in np.linspace(0, math.pi, 24)], .04, color='#3c3c40')
     pen.oval(0, -.5, .55, .14, color=paint)
-    for x in rng.uniform(-.45, .45, 4): pen.rect(x-.05, -.5, x+.05, rng.uniform(-.2,.4), color=paint)
+    for x in rng.uniform(-.45, .45, 4):
+        pen.rect(x-.05, -.5, x+.05, rng.uniform(-.2,.4), color=paint)
 
 # %% ../../nbs/11_data.shapes.ipynb #927adb7a
 def spray_can(pen, rng, material):
@@ -104,7 +105,8 @@ def bag(pen, rng, material):
     top = [(-.6*w[0],-.5),(-.3,-.62*w[1]),(0,-.5),(.3,-.62*w[2]),(.6*w[3],-.5)]
     pen.poly(top+[(.72*w[4],.3),(.62*w[5],.88),(-.62*w[6],.88),(-.72*w[7],.3)])
     for x in (-.32,.32): pen.line([(x-.18,-.5),(x-.1,-.88),(x+.1,-.88),(x+.18,-.5)], .05, shade=.9)
-    for x in rng.uniform(-.5,.5,5): pen.line([(x,-.4),(x+rng.normal(0,.12),.8)], .02, shade=rng.uniform(.7,1.2))
+    for x in rng.uniform(-.5,.5,5):
+        pen.line([(x,-.4),(x+rng.normal(0,.12),.8)], .02, shade=rng.uniform(.7,1.2))
 
 # %% ../../nbs/11_data.shapes.ipynb #fd77dcbe
 def tray(pen, rng, material):

@@ -95,7 +95,8 @@ def _warn_lost_classes(items, known):
     classes = set(items.label.dropna())
     for part in EARLIER:
         lacks = sorted(classes-set(items.label[items.split==part]))
-        if lacks: log.warning('no %s items of %s: it has no metrics for them', part, ', '.join(lacks))
+        if lacks:
+            log.warning('no %s items of %s: it has no metrics for them', part, ', '.join(lacks))
 
 # %% ../../nbs/12_data.splits.ipynb #9a3877a9
 def _shares(valid, test):
@@ -120,7 +121,8 @@ def split(
         raise WorkbookError(f'existing={existing!r} is not known: choose one of {", ".join(EXISTING)}')
     keep = _has_split(items) and existing!='redo'
     out = items if keep and existing=='keep' else _without_conflicts(items)
-    if keep and existing=='repair': out = _leave_out(out, leaked_items(out), 'a near-duplicate is in a later part')
+    if keep and existing=='repair':
+        out = _leave_out(out, leaked_items(out), 'a near-duplicate is in a later part')
     if keep:
         _warn_overlap(out)
         out = _add_valid(out, valid, seed)

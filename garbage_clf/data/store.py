@@ -46,7 +46,8 @@ class Store:
         try: records,n_rows = np.fromfile(index, RECORD),rows.stat().st_size//self.row_bytes
         except FileNotFoundError: return {}
         intact = (_checks(records['digest'], 0)==records['check']).all()
-        if len(records)<=n_rows and intact: return {d.decode(): i for i,d in enumerate(records['digest'])}
+        if len(records)<=n_rows and intact:
+            return {d.decode(): i for i,d in enumerate(records['digest'])}
         log.warning('%s is damaged: begun anew', self.folder)
         return {}
 

@@ -18,7 +18,8 @@ from .items import SPLITS
 # %% ../../nbs/10_data.tables.ipynb #813e112c
 def _header(path, encoding, sep):
     "The names in the first line of a delimited file"
-    with open(path, encoding=encoding, newline='') as f: return next(csv.reader(f, delimiter=sep), [])
+    with open(path, encoding=encoding, newline='') as f:
+        return next(csv.reader(f, delimiter=sep), [])
 
 # %% ../../nbs/10_data.tables.ipynb #f9a4c016
 def _dialect(path):
@@ -68,7 +69,8 @@ def from_table(
     path = Path(path).absolute()
     if not path.is_file(): raise WorkbookError(f'no file {path}: check the path')
     read = READERS.get(path.suffix.lower())
-    if not read: raise WorkbookError(f'{path} is no table that can be read here: give {", ".join(READERS)}')
+    if not read:
+        raise WorkbookError(f'{path} is no table that can be read here: give {", ".join(READERS)}')
     try: df = read(path)
     except (ValueError, OSError, pd.errors.ParserWarning, csv.Error) as e: # pandas' and pyarrow's own are ValueErrors
         raise WorkbookError(f'cannot read {path}: {_why(e)}') from e

@@ -56,7 +56,8 @@ def remap_pad_id(
 ): # The same with `pad_id` and `PAD` exchanged
     "Exchange a pretrained tokenizer's padding number and ours"
     if pad_id==PAD: return ids
-    if isinstance(ids, torch.Tensor): return torch.where(ids==PAD, pad_id, torch.where(ids==pad_id, PAD, ids))
+    if isinstance(ids, torch.Tensor):
+        return torch.where(ids==PAD, pad_id, torch.where(ids==pad_id, PAD, ids))
     return [{PAD:pad_id, pad_id:PAD}.get(i, i) for i in ids]
 
 # %% ../../nbs/15_data.text.ipynb #cda6df9d

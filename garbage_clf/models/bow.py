@@ -64,7 +64,8 @@ class BagOfWords(nn.Module):
         with torch.no_grad(): self.words.weight.normal_(0, .02)[PAD] = 0
 
     def forward(self, xb): # B x T, padded
-        if self.bigram_buckets: xb = torch.cat([xb,bigram_ids(xb, self.n_tokens, self.bigram_buckets)], 1)
+        if self.bigram_buckets:
+            xb = torch.cat([xb,bigram_ids(xb, self.n_tokens, self.bigram_buckets)], 1)
         w = self.idf[xb]*(xb!=PAD) # B x T
         if self.unit: size = (w*w*token_counts(xb)).sum(1, keepdim=True).sqrt() # B x 1
         else: size = w.sum(1, keepdim=True)

@@ -46,7 +46,8 @@ class Extractor:
     def store(self, view:int)->Store: # Rows of `n_features` float32
         "Where features of one view are kept"
         how = str(view)
-        if view>1: how += hashlib.sha256(repr(AUGMENTATIONS['any-orientation']).encode()).hexdigest()[:6]
+        if view>1:
+            how += hashlib.sha256(repr(AUGMENTATIONS['any-orientation']).encode()).hexdigest()[:6]
         kind = torch.device(self.device).type
         name = f'features-{weights_digest(self.net)}-{self.size}-{how}-{kind}-{precision(self.device)}'
         return Store(name, (self.net.n_features,), 'float32')

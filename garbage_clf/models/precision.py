@@ -35,7 +35,8 @@ def probe_seconds(
     return min(seconds)
 
 # %% ../../nbs/20_models.precision.ipynb #0569dd5b
-def _has_native_bf16(): return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+def _has_native_bf16():
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 def _machine_key():
     "A short name for this machine and this torch"
@@ -84,7 +85,8 @@ class Float32Depthwise(TorchFunctionMode):
     "In training, depthwise convolutions with a stride or a large kernel in float32"
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func is not torch.conv2d or not _is_slow_in_bf16(*args, **kwargs): return func(*args, **kwargs)
+        if func is not torch.conv2d or not _is_slow_in_bf16(*args, **kwargs):
+            return func(*args, **kwargs)
         args = [_float(v) for v in args]
         kwargs = {k: _float(v) for k,v in kwargs.items()}
         with torch.autocast('cpu', enabled=False): out = func(*args, **kwargs)

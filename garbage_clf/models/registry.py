@@ -64,7 +64,8 @@ def register_model(
     make # A function without arguments that builds an `nn.Module`, or a module
 ):
     "Make a network of your own known by name"
-    if name in BACKBONES: raise WorkbookError(f'{name!r} is a model of this package: choose another name')
+    if name in BACKBONES:
+        raise WorkbookError(f'{name!r} is a model of this package: choose another name')
     if not (isinstance(make, nn.Module) or callable(make)):
         raise WorkbookError(f'{name!r} is registered with a {type(make).__name__}: give an nn.Module, '
             'or a function that builds one')

@@ -97,8 +97,10 @@ def _from_transformers(name, pretrained):
             'package index has') from e
     if missing:
         raise WorkbookError(f'the weights of {name} lack {len(missing)} tensors, {missing[0]} first: get its folder again')
-    if tok.pad_token_id is None: raise WorkbookError(f'{name} has no padding token: choose another model')
-    if not getattr(tok, 'is_fast', False): raise WorkbookError(f'{name} has no fast tokenizer: choose another model')
+    if tok.pad_token_id is None:
+        raise WorkbookError(f'{name} has no padding token: choose another model')
+    if not getattr(tok, 'is_fast', False):
+        raise WorkbookError(f'{name} has no fast tokenizer: choose another model')
     return body,Tokenizer.from_str(tok.backend_tokenizer.to_str())
 
 def _minilm(pretrained, pooling):

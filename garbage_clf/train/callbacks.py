@@ -139,7 +139,8 @@ class EpochStats(Callback):
         on_cpu = torch.device(self.dls.device).type=='cpu'
         if not on_cpu and self.iter%50!=49: return
         loss = float(self.train_loss.value)
-        if not math.isfinite(loss): self._stop(loss, f'in epoch {self.epoch+1}, by batch {self.iter+1}')
+        if not math.isfinite(loss):
+            self._stop(loss, f'in epoch {self.epoch+1}, by batch {self.iter+1}')
 
     def _stop(self, loss, where):
         self.trouble = f'the loss is {loss} {where}: lower the learning rate'

@@ -28,7 +28,8 @@ def _torch_generators():
     if torch.backends.mps.is_available(): states['rng.mps'] = torch.mps.get_rng_state()
     return states
 
-def _named(prefix, tensors): return {f'{prefix}.{k}': v for k,v in tensors.items() if torch.is_tensor(v)}
+def _named(prefix, tensors):
+    return {f'{prefix}.{k}': v for k,v in tensors.items() if torch.is_tensor(v)}
 
 def training_state(
     learn # A fastai `Learner` with `SaveBest`, `EpochStats`, perhaps `EMA`, and a torch optimizer
@@ -54,8 +55,10 @@ def _set_generators(learn, tensors, rng):
     kind,keys,*rest = rng['numpy']
     np.random.set_state((kind,np.array(keys, 'uint32'),*rest))
     torch.set_rng_state(tensors['rng.cpu'])
-    if 'rng.cuda' in tensors and torch.cuda.is_available(): torch.cuda.set_rng_state(tensors['rng.cuda'])
-    if 'rng.mps' in tensors and torch.backends.mps.is_available(): torch.mps.set_rng_state(tensors['rng.mps'])
+    if 'rng.cuda' in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors['rng.cuda'])
+    if 'rng.mps' in tensors and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(tensors['rng.mps'])
 
 def _part(tensors, prefix):
     "Tensors whose name begins with `prefix`, without it"

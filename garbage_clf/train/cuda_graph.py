@@ -34,7 +34,8 @@ IN_STEP = ('after_pred','after_loss','before_backward','after_backward','before_
 class CUDAGraph(Callback):
     "Training steps as CUDA graphs, one for each shape of a batch"
     order,run_valid,record = 80,False,staticmethod(record) # After all that changes a batch or a learning rate
-    def __init__(self, warm_up:int=3): self.warm_up = warm_up # Batches of a shape before it is recorded
+    def __init__(self, warm_up:int=3):
+        self.warm_up = warm_up # Batches of a shape before it is recorded
 
     def before_fit(self):
         self.seen = {} # Batches of each shape so far
@@ -58,7 +59,8 @@ class CUDAGraph(Callback):
         log.warning('steps are not recorded as a graph: %s', why)
 
     def before_batch(self):
-        if not self.trouble and self.learn.loss_func is not self.first_loss: self._off('another callback changes the loss')
+        if not self.trouble and self.learn.loss_func is not self.first_loss:
+            self._off('another callback changes the loss')
         if self.trouble: return
         if self._run_step(): raise CancelBatchException # The step is done
 

@@ -33,7 +33,8 @@ def predict_items(
     return predict_proba(model, inputs, device, run.recipe.batch_size, tta_views(run.recipe))
 
 # %% ../../nbs/36_train.evaluate.ipynb #55acf9e9
-def _file_size(path): return os.path.getsize(path) if pd.notna(path) and os.path.isfile(path) else -1
+def _file_size(path):
+    return os.path.getsize(path) if pd.notna(path) and os.path.isfile(path) else -1
 
 def is_copy_of(
     photos:pd.Series, # Paths or missing
@@ -57,7 +58,8 @@ def _without_training_photos(items, trained):
     was_trained = items.image.isin(trained.image.dropna()) | is_copy_of(items.image, trained.image)
     if was_trained.any():
         log.warning('%d of %d items are left out: the run was trained on them', was_trained.sum(), len(items))
-    if was_trained.all(): raise WorkbookError('the run was trained on all of these items: evaluate it on others')
+    if was_trained.all():
+        raise WorkbookError('the run was trained on all of these items: evaluate it on others')
     return items[~was_trained]
 
 def _check_labels(items, classes):
@@ -98,6 +100,7 @@ def evaluate(
     check_modalities(items, run.labels['modalities'], training=False)
     inputs,unreadable = run.make_inputs(items)
     check_readable(items, unreadable)
-    with keep_freed_memory(): probs = predict_items(run, load_model(run), inputs, pick_device(device))
+    with keep_freed_memory():
+        probs = predict_items(run, load_model(run), inputs, pick_device(device))
     results = results_table(items, probs, run.labels['classes'])
     return results_metrics(results, run.labels['classes']),results

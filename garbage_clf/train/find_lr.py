@@ -53,7 +53,8 @@ def find_lr(
     steps:int=100 # Batches from the smallest to the largest rate
 )->tuple[float,pd.DataFrame]: # A learning rate to begin with, and lr and loss of each step
     "Try learning rates from tiny to huge in one short training"
-    if recipe.text=='tfidf': raise WorkbookError('tfidf has no learning rate: it is fitted in one go')
+    if recipe.text=='tfidf':
+        raise WorkbookError('tfidf has no learning rate: it is fitted in one go')
     device = pick_device(device)
     seed_everything(recipe.seed)
     items = prepare_items(items, modalities(recipe))

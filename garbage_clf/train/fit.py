@@ -73,7 +73,8 @@ def new_folder(
     if (out/'last').exists():
         raise WorkbookError(
             f'{out} holds a training that was cut off: go on with --resume, choose another --out, or move it away')
-    if out.exists() and not out.is_dir(): raise WorkbookError(f'{out} is a file: choose another --out')
+    if out.exists() and not out.is_dir():
+        raise WorkbookError(f'{out} is a file: choose another --out')
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise WorkbookError(f'cannot make the folder {out}: {e.strerror}') from e
     return out
@@ -84,7 +85,8 @@ def resumable_folder(
     "The folder of a training to go on with"
     out = Path(out)
     _refuse_finished(out)
-    if not (out/'last').exists(): raise WorkbookError(f'nothing to resume in {out}: it has no last/state.safetensors')
+    if not (out/'last').exists():
+        raise WorkbookError(f'nothing to resume in {out}: it has no last/state.safetensors')
     return out
 
 @contextmanager
@@ -95,7 +97,8 @@ def locked_folder(
     from filelock import FileLock, Timeout
     try:
         with FileLock(out/'.lock', timeout=0): yield
-    except Timeout as e: raise WorkbookError(f'another training is writing to {out}: choose another --out') from e
+    except Timeout as e:
+        raise WorkbookError(f'another training is writing to {out}: choose another --out') from e
 
 # %% ../../nbs/35_train.fit.ipynb #ea336565
 def _megabytes(net): return sum(p.numel() for p in net.parameters())*4/1e6

@@ -79,7 +79,8 @@ def make_learner(
     weights = class_weights(y[task.mask('train')], n_classes, recipe.class_weights)
     loss = make_loss(recipe.loss, weights, recipe.label_smoothing).to(task.device)
     dls = tensor_loaders(task.inputs, y, task.items.split, recipe.batch_size, task.device)
-    def splitter(net): return split_by_decay([list(net.parameters())] if recipe.frozen else param_groups(net))
+    def splitter(net):
+        return split_by_decay([list(net.parameters())] if recipe.frozen else param_groups(net))
     cbs = [*make_callbacks(recipe, n_classes, task.device),*cbs]
     return Learner(dls, task.net.to(task.device), loss, metrics=MeanMetric(accuracy), cbs=cbs, splitter=splitter,
         opt_func=optimizer(recipe.optimizer), wd_bn_bias=True, train_bn=False)
@@ -118,7 +119,8 @@ def _check_outcome(learn, recipe, checkpoint):
     smaller = f'--set head_lr={recipe.head_lr/10:.1g}' if in_first else f'--lr {recipe.lr/10:.1g}'
     advice = f'{trouble}, for example {smaller}'
     if trouble and not rows: raise WorkbookError(advice)
-    if trouble: log.warning('%s. The training stops here, and the best epoch before it is kept', advice)
+    if trouble:
+        log.warning('%s. The training stops here, and the best epoch before it is kept', advice)
     if checkpoint.trouble:
         raise WorkbookError(f'{checkpoint.trouble}: choose another --out, or leave out --resume after moving it away')
 

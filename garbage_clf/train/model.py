@@ -77,7 +77,8 @@ def load_text_processor(
 def _text_encoder(recipe, processor):
     "The text encoder of a recipe"
     n_tokens = processor.tokenizer.get_vocab_size()
-    if recipe.text=='bow': return BagOfWords(n_tokens, recipe.embedding_dim, processor.idf, recipe.bigram_buckets)
+    if recipe.text=='bow':
+        return BagOfWords(n_tokens, recipe.embedding_dim, processor.idf, recipe.bigram_buckets)
     if recipe.text=='lstm':
         from garbage_clf.models.lstm import LSTM
         return LSTM(n_tokens, recipe.embedding_dim, recipe.embedding_dim)

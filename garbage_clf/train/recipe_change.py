@@ -79,7 +79,8 @@ def check_recipe(
     r:Recipe # Any
 ):
     "An error if the values of a recipe do not go together"
-    if not (r.model or r.text): raise WorkbookError('a recipe needs a model for photos, a text encoder, or both')
+    if not (r.model or r.text):
+        raise WorkbookError('a recipe needs a model for photos, a text encoder, or both')
     network = r.model or r.text
     if r.head_epochs>r.epochs:
         raise WorkbookError(f'head_epochs {r.head_epochs} are more than the {r.epochs} epochs there are')
@@ -152,7 +153,8 @@ def load_recipe(
 )->Recipe: # As it was
     "Read a recipe"
     try: values = json.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, ValueError) as e: raise WorkbookError(f'cannot read the recipe {path}: {e}') from e
+    except (OSError, ValueError) as e:
+        raise WorkbookError(f'cannot read the recipe {path}: {e}') from e
     if not isinstance(values, dict) or not (values.get('model') or values.get('text')):
         raise WorkbookError(f'cannot read the recipe {path}: it names no model')
     values = upgrade(values, 'recipe.json')

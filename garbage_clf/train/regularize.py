@@ -99,7 +99,8 @@ class Accumulate(Callback):
     def before_step(self):
         self.count += 1
         is_last = self.iter==self.n_iter-1
-        if self.count<self.batches and not is_last: raise CancelBatchException # Neither a step nor new gradients
+        if self.count<self.batches and not is_last:
+            raise CancelBatchException # Neither a step nor new gradients
         if self.count<self.batches: self._rescale(self.batches/self.count)
         self.count = 0
 

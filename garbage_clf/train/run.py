@@ -54,11 +54,15 @@ class Run:
     @cached_property
     def recipe(self)->Recipe: "How it was trained"; return load_recipe(self.path/'recipe.json')
     @cached_property
-    def labels(self)->dict: "Classes in output order, size, modalities, and confidence thresholds"; return self._json('labels.json')
+    def labels(self)->dict:
+        "Classes in output order, size, modalities, and confidence thresholds"
+        return self._json('labels.json')
     @cached_property
     def metrics(self)->dict: "Metrics by split, and seconds"; return self._json('metrics.json')
     @cached_property
-    def items(self)->pd.DataFrame: "What it was trained and evaluated on"; return self._csv('items.csv', dtype='string')
+    def items(self)->pd.DataFrame:
+        "What it was trained and evaluated on"
+        return self._csv('items.csv', dtype='string')
     @cached_property
     def stats(self)->pd.DataFrame: "One row an epoch"; return self._csv('training_stats.csv')
     @cached_property

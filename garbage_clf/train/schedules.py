@@ -91,7 +91,8 @@ def _leading_share(layers, text):
     "The first layers, by a share as '25%'"
     try: share = float(text[:-1])/100
     except ValueError: share = -1
-    if not 0<=share<=1: raise WorkbookError(f'unfreeze_from {text!r} is no share: choose 0% to 100%')
+    if not 0<=share<=1:
+        raise WorkbookError(f'unfreeze_from {text!r} is no share: choose 0% to 100%')
     return layers[:round(share*len(layers))]
 
 def frozen_layers(

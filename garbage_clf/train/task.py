@@ -35,7 +35,9 @@ class TrainingTask:
     inputs:ModelInputs|None=None # Of `net`, N items
 
     @property
-    def classes(self)->list[str]: "Class names, in the order of the scores"; return sorted(self.items.label.unique())
+    def classes(self)->list[str]:
+        "Class names, in the order of the scores"
+        return sorted(self.items.label.unique())
 
     @property
     def y(self)->torch.Tensor: # N

@@ -57,7 +57,8 @@ def bench_sizes(
         x = torch.randint(0, 256, (n,size,size,3), dtype=torch.uint8, device=device).movedim(-1, 1)
         loader = tensor_loaders(x, labels, ['train']*n, 64, device).train
         def one_pass():
-            for xb,_ in loader: augment(xb, torch.rand(len(xb), DRAWS, device=device), AUGMENTATIONS['any-orientation'])
+            for xb,_ in loader:
+                augment(xb, torch.rand(len(xb), DRAWS, device=device), AUGMENTATIONS['any-orientation'])
         rate = n/seconds(one_pass, 3, device)
         rows.append({'size':size, 'photos a second':rate, 'megapixels a second':rate*size*size/1e6})
     return pd.DataFrame(rows)

@@ -123,7 +123,8 @@ def advice(
 )->str: # One sentence
     "Which predictions a person should check"
     def check(threshold):
-        if threshold is None: return 'should always be checked by a person: the model is never confident'
+        if threshold is None:
+            return 'should always be checked by a person: the model is never confident'
         return f'with a probability below {threshold:.2f} should be checked by a person'
     parts = [f'Predictions {check(labels["threshold"])}']
     for modality,t in labels.get('threshold_by_modality', {}).items():

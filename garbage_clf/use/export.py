@@ -70,7 +70,8 @@ def export_weights(
     run = Run(run)
     out = Path(out)
     choose(format, WRITERS, 'format of weights')
-    if out.exists(): raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
+    if out.exists():
+        raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
     tensors = load_model(run).state_dict()
     out.mkdir(parents=True)
     WRITERS[format](run, tensors, out)

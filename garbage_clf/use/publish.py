@@ -51,7 +51,8 @@ def model_folder(
     "Everything that others need of a run, and no photo of yours"
     run = Run(run)
     out = Path(out)
-    if out.exists(): raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
+    if out.exists():
+        raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
     plot = run.path/'plots'/'confusion_matrix.png'
     text = write_card(run, title or out.name, plot.exists(), licence) # Before the folder, so that an error leaves none
     out.mkdir(parents=True)
@@ -69,7 +70,8 @@ def is_folder_of(
     folder:Path # Any
 )->bool:
     "Whether a folder was made by `model_folder` from this run"
-    if not all((folder/name).exists() for name in ('config.json','README.md','model.safetensors')): return False
+    if not all((folder/name).exists() for name in ('config.json','README.md','model.safetensors')):
+        return False
     return filecmp.cmp(folder/'model.safetensors', run.path/'model.safetensors', shallow=False)
 
 # %% ../../nbs/56_use.publish.ipynb #c2d320ef
