@@ -119,15 +119,15 @@ def test_readme_shows_what_it_should(make_readme, tmp_path):
     from nbformat import write
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
     table = new_output('display_data', data={'text/markdown': '| a |\n|---|\n| 1 |'})
-    cells = [new_markdown_cell('# Title\n\nSee [core](00_core.ipynb).'), new_code_cell('#| hide\nsecret')]
+    cells = [new_markdown_cell('# Title\n\nSee [core](010_core.ipynb).'), new_code_cell('#| hide\nsecret')]
     cells += [new_code_cell('1+1'), new_code_cell('#| echo: false\ntable()', outputs=[table])]
     write(new_notebook(cells=cells), tmp_path/'index.ipynb')
     page,_ = make_readme.readme_parts(tmp_path/'index.ipynb')
     assert 'secret' not in page and 'table()' not in page
-    assert '| 1 |' in page and '(nbs/00_core.ipynb)' in page and '1+1' in page
+    assert '| 1 |' in page and '(nbs/010_core.ipynb)' in page and '1+1' in page
 
 @pytest.mark.parametrize('link,seen', [
-    ('[a](00_core.ipynb) [b](../LICENSE)', '[a](nbs/00_core.ipynb) [b](LICENSE)'),
+    ('[a](010_core.ipynb) [b](../LICENSE)', '[a](nbs/010_core.ipynb) [b](LICENSE)'),
     ('[c](https://x.org) ![d](images/d.png)', '[c](https://x.org) ![d](nbs/images/d.png)')])
 def test_readme_links_are_seen_from_the_root(make_readme, link, seen): assert make_readme.links_from_root(link)==seen
 
