@@ -6,14 +6,16 @@
 __all__ = ['MISSING', 'nbdev_test']
 
 # %% ../nbs/534_dev.ipynb #d041835f
+import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 # %% ../nbs/534_dev.ipynb #3801d81f
 MISSING = "error: nbdev_test needs nbdev: pip install 'garbage_clf[dev]', or pip install -e '.[dev]' in a clone"
 
 def nbdev_test():
-    "Run all notebooks as tests"
+    "Run all notebooks as tests, with the options of `nbdev-test`"
     if not find_spec('nbdev'): sys.exit(MISSING)
-    from nbdev.test import nbdev_test as run
-    run()
+    command = Path(sys.argv[0]).with_name('nbdev-test') # nbdev's own, with the same options
+    sys.exit(subprocess.call([command, *sys.argv[1:]]))

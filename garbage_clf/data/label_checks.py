@@ -20,7 +20,9 @@ def label_spelling(
     return folded.str.replace(r'(?<=\w)[\s_-]+(?=\w)', ' ', regex=True)
 
 # %% ../../nbs/144_data.label_checks.ipynb #d210bd93
-def label_counts(items):
+def label_counts(
+    items:pd.DataFrame # With `label`
+)->pd.DataFrame: # Columns label, items
     "Items of each class, the largest class first"
     return items.label.value_counts().rename('items').rename_axis('label').reset_index()
 

@@ -11,10 +11,14 @@ import math
 
 import numpy as np
 
-from .drawing import pick_color
+from .drawing import Pen, pick_color
 
 # %% ../../nbs/118_data.shapes.ipynb #ebc1597c
-def cup(pen, rng, material):
+def cup(
+    pen:Pen, # Draws in a square from -1 to 1
+    rng:np.random.Generator, # For what differs from one thing to the next
+    material:str # What it is made of: a word of `MATERIAL_TABLE`
+):
     "A cup, with a sleeve and a lid if it is of paper"
     pen.round = True
     pen.poly('-.55,-.7 .55,-.7 .38,.8 -.38,.8')

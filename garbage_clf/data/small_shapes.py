@@ -11,10 +11,14 @@ import math
 
 import numpy as np
 
-from .drawing import pick_color, ring
+from .drawing import Pen, pick_color, ring
 
 # %% ../../nbs/120_data.small_shapes.ipynb #a14698a2
-def plate(pen, rng, material):
+def plate(
+    pen:Pen, # Draws in a square from -1 to 1
+    rng:np.random.Generator, # For what differs from one thing to the next
+    material:str # What it is made of: a word of `MATERIAL_TABLE`
+):
     "A plate, with a fluted or a painted rim"
     pen.oval(0, 0, .88, .88)
     pen.oval(0, 0, .6, .6, shade=.86)
