@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from ..core import log, pick_device, write_text
-from ..models.registry import resolve_weights
+from ..models.registry import resolve_backbone
 from ..train.fit import fit, resume_fit
 from ..train.recipe import Recipe, architecture
 from ..train.recipes import as_command
@@ -107,7 +107,7 @@ def measure(
     device = str(pick_device(device))
     rows = pd.read_csv(path) if path.exists() else pd.DataFrame()
     for recipe in recipes:
-        resolved = replace(recipe, model=resolve_weights(recipe.model, recipe.pretrained))
+        resolved = replace(recipe, model=resolve_backbone(recipe.model, recipe.pretrained))
         digest = recipe_digest(resolved, items)
         if _is_measured(rows, digest, architecture(resolved)): continue
         out = path.with_name(f'{path.stem}-{digest}')

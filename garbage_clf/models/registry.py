@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'FROM_SCRATCH', 'REGISTERED', 'WEIGHT_FALLBACKS', 'timm_backbone', 'register_model', 'check_model_name',
-           'make_backbone', 'build_model', 'resolve_weights']
+           'make_backbone', 'build_model', 'resolve_backbone']
 
 # %% ../../nbs/220_models.registry.ipynb #6aab67c0
 import copy, os
@@ -117,7 +117,7 @@ def build_model(
 # %% ../../nbs/220_models.registry.ipynb #d7a166f7
 WEIGHT_FALLBACKS = {'resnet50':'resnet50_keras'}
 
-def resolve_weights(
+def resolve_backbone(
     name:str, # A backbone
     pretrained:bool # Whether its weights are wanted
 )->str: # The name, or that of the other set of weights that is on disk

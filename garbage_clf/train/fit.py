@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tta_views', 'evaluate_task', 'new_folder', 'resumable_folder', 'locked_folder', 'check_space', 'memory_advice',
-           'learn', 'fit', 'resume_fit']
+           'train_task', 'fit', 'resume_fit']
 
 # %% ../../nbs/380_train.fit.ipynb #ba788d16
 import hashlib, shutil, time
@@ -137,7 +137,7 @@ def _checkpoint(out, task):
     marks = {k: v for k,v in asdict(task.recipe).items() if k!='about'}
     return Checkpoint(out/'last'/'state.safetensors', of=dict(marks, items=digest), free=('batch_size','accumulate'))
 
-def learn(
+def train_task(
     task:TrainingTask, # With its network and inputs
     out:Path, # Of the run
     cbs=() # More fastai callbacks
@@ -173,7 +173,7 @@ def _run_steps(items, recipe, out, device, cbs):
     task = encode_task(task)
     check_space(out, task)
     timer.lap('load')
-    stats = learn(task, out, cbs)
+    stats = train_task(task, out, cbs)
     timer.lap('fit')
     evaluation = evaluate_task(task)
     timer.lap('evaluate')

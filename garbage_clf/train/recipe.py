@@ -60,9 +60,9 @@ class Recipe:
     gray:bool = option(False, 'Grayscale; networks from scratch only', when='photos')
     epochs:int = option(20, 'Passes over the training items', (1,10_000))
     head_epochs:int = option(0,
-        'Of these, the first with a frozen backbone', (0,10_000), when='unfrozen')
+        'First epochs, counted in epochs, with a frozen backbone', (0,10_000), when='unfrozen')
     unfreeze_from:str = option('',
-        'Afterwards, the first layer of the backbone to train: a name, a share as 25%, or '
+        'First layer of the backbone to train after head_epochs: a name, a share as 25%, or '
         'nothing for all layers', when='unfrozen')
     freeze_norms:bool = option(False,
         'Frozen BatchNorm in a pretrained backbone, in all epochs', when='unfrozen,photos')
@@ -73,7 +73,7 @@ class Recipe:
     schedule:str = option('one-cycle',
         'Learning-rate schedule, in each stage', choices=SCHEDULE_NAMES)
     lr:float = option(3e-3, 'Highest learning rate', (1e-8,10))
-    head_lr:float = option(1e-3, 'Highest learning rate while the backbone is frozen', (1e-8,10))
+    head_lr:float = option(1e-3, 'Highest learning rate during head_epochs', (1e-8,10))
     lr_decay:float = option(.1,
         'Share of the learning rate in the first layers of a backbone; it rises to 1 in the '
         'head', (1e-4,1))
@@ -112,7 +112,7 @@ class Recipe:
         'Views of each training photo under a frozen network: 2 with the mirror image, 3 and '
         'more with augmented ones', (1,100))
     monitor:str = option('valid_loss',
-        'What the best epoch is best in', choices=('valid_loss', 'valid_accuracy'))
+        'Metric that selects the best epoch', choices=('valid_loss', 'valid_accuracy'))
     patience:int = option(0,
         'Early stopping: epochs without improvement before a stage ends; 0 for never',
         (0,10_000), when='epochs')

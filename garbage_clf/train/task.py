@@ -15,7 +15,7 @@ from torch import nn
 from ..core import WorkbookError, log
 from ..data.inputs import ModelInputs, check_modalities
 from ..models.precision import precision
-from ..models.registry import resolve_weights
+from ..models.registry import resolve_backbone
 from .encode import encode_items
 from .model import TextProcessor, create_model, fit_text_processor
 from .recipe import FROM_SCRATCH_TEXT, Recipe, modalities
@@ -76,7 +76,7 @@ def build_task(
     "A training task with the model of its recipe"
     task = TrainingTask(recipe, items, device)
     _log_start(task)
-    task.recipe = recipe = change(recipe, model=resolve_weights(recipe.model, recipe.pretrained))
+    task.recipe = recipe = change(recipe, model=resolve_backbone(recipe.model, recipe.pretrained))
     check_modalities(items, modalities(recipe))
     if recipe.text: task.processor = fit_text_processor(recipe, items.text[items.split=='train'])
     task.model = create_model(recipe, len(task.classes), recipe.pretrained, task.processor)
