@@ -14,7 +14,7 @@ from torch import nn
 from ..core import WorkbookError, choose
 from ..data.images import load_image, load_pixels
 from ..plots import RIGHT, WRONG
-from ..train.evaluate import predict_items
+from ..train.evaluate import predict_inputs
 from ..train.run import Run, load_model
 
 # %% ../../nbs/410_analysis.explain.ipynb #64c1b746
@@ -105,7 +105,7 @@ def word_importance(
     rows = pd.DataFrame(dict(image=image, text=texts), dtype='string')
     inputs = _inputs(run, rows)
     if model is None: model = load_model(run)
-    probs = predict_items(run, model, inputs) # (1 + words) x C
+    probs = predict_inputs(run, model, inputs) # (1 + words) x C
     classes = run.labels['classes']
     if label is None: label = classes[probs[0].argmax()]
     c = classes.index(choose(label, classes, 'class'))
@@ -160,7 +160,7 @@ def plot_explanations(
     "Grad-CAM of photos, and under each the importance of its words"
     model = load_model(run)
     inputs = _inputs(run, items)
-    probs = predict_items(run, model, inputs) # N x C
+    probs = predict_inputs(run, model, inputs) # N x C
     n = len(items)
     photos,*rest = inputs[list(range(n))] # N x 3 x H x W
     cams = grad_cam(model, photos, probs.argmax(1), rest) # N x H x W

@@ -94,12 +94,12 @@ def _candidates(h, per_photo=20):
     return df[df.groupby('a').cumcount()<per_photo].reset_index(drop=True)
 
 # %% ../../nbs/130_data.duplicates.ipynb #15f61767
-def _pair_similarity(df, thumbs, block=512):
+def _pair_similarity(df, thumbs, chunk_size=512):
     "Similarity of each candidate, the second photo in the orientation of its hash"
     result = np.zeros(len(df))
     for k,orient in enumerate(ORIENTATIONS.values()):
         rows = np.where(df.orientation==k)[0]
-        for part in np.array_split(rows, len(rows)//block+1):
+        for part in np.array_split(rows, len(rows)//chunk_size+1):
             if len(part): result[part] = similarity(thumbs[df.a[part]], orient(thumbs[df.b[part]]))
     return result.round(3)
 
@@ -178,9 +178,9 @@ def group_duplicates(
     facts = photo_facts(numbered)
     pairs = near_pairs(facts)
     copies = facts.digest[facts.error.isna()].duplicated(keep=False).sum()
-    if copies: log.info('%d photos are byte-identical to another one: they share a group', copies)
+    if copies: log.info('photos that are byte-identical to another one, in one group with it: %d', copies)
     near = pairs.is_duplicate.sum()
-    if near: log.info('%d pairs of photos are near-duplicates: they share a group', near)
+    if near: log.info('pairs of photos that are near-duplicates, each in one group: %d', near)
     return items.assign(group=duplicate_groups(numbered, facts, pairs).array)
 
 # %% ../../nbs/130_data.duplicates.ipynb #2b8f43f2

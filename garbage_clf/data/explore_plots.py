@@ -39,7 +39,8 @@ def plot_balance(
     for y,n in enumerate(totals):
         ax.text(n, y, f' {n:,} ({n/len(items):.0%})', va='center', fontsize=8)
     ax.set_xlim(0, totals.max()*1.2)
-    ax.legend(loc='upper left', bbox_to_anchor=(1.01,1), frameon=False)
+    if list(counts)==['no split']: ax.get_legend().remove()
+    else: ax.legend(loc='upper left', bbox_to_anchor=(1.01,1), frameon=False)
     return ax
 
 # %% ../../nbs/152_data.explore_plots.ipynb #79bded02

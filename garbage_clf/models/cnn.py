@@ -31,17 +31,17 @@ def cnn(
     widths, # Channels of each block
     convs:int=2, # Convolutions a block
     norm:bool=True, # BatchNorm
-    grid:int=1, # Cells a side after average pooling
+    pool_size:int=1, # Cells a side after average pooling
     gray:bool=False # Grayscale
-)->Backbone: # widths[-1]*grid*grid features
+)->Backbone: # widths[-1]*pool_size**2 features
     "A plain convolutional network"
     layers,n_in = [],3
     if gray: layers,n_in = [Gray()],1
     for n_out in widths:
         layers.append(conv_block(n_in, n_out, convs, norm))
         n_in = n_out
-    body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(grid), nn.Flatten())
-    net = Backbone(body, n_in*grid*grid, (.5,)*3, (.5,)*3)
+    body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(pool_size), nn.Flatten())
+    net = Backbone(body, n_in*pool_size**2, (.5,)*3, (.5,)*3)
     for m in net.modules():
         if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, nonlinearity='relu')
     return net
@@ -66,11 +66,11 @@ def cnn_d(
     gray:bool=False # Grayscale
 )->Backbone: # 6,272 features
     "Three single blocks without BatchNorm and a grid of 7 x 7, as system D"
-    return cnn((32,64,128), convs=1, norm=False, grid=7, gray=gray)
+    return cnn((32,64,128), convs=1, norm=False, pool_size=7, gray=gray)
 
 def cnn_small(
     size:int=256, # Height and width, pixels
     gray:bool=False # Grayscale
 )->Backbone: # 1,568 features
     "Two single blocks and a grid of 7 x 7, as system E"
-    return cnn((16,32), convs=1, norm=False, grid=7, gray=gray)
+    return cnn((16,32), convs=1, norm=False, pool_size=7, gray=gray)

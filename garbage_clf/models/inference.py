@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..core import progress
-from ..data.augment import AUGMENTATIONS, DRAWS, augment
+from ..data.augment import AUGMENTATIONS, N_RANDOM, augment
 from .layers import encoders
 from .precision import autocast
 
@@ -51,8 +51,8 @@ def view_random_numbers(
     view:int # 2 or more
 )->torch.Tensor: # N x 12, 0..1
     "Random numbers that belong to a photo and a view"
-    hashes = [hashlib.blake2b(f'{d} {view}'.encode(), digest_size=4*DRAWS).digest() for d in digests]
-    numbers = np.frombuffer(b''.join(hashes), '<u4').reshape(-1, DRAWS)
+    hashes = [hashlib.blake2b(f'{d} {view}'.encode(), digest_size=4*N_RANDOM).digest() for d in digests]
+    numbers = np.frombuffer(b''.join(hashes), '<u4').reshape(-1, N_RANDOM)
     return torch.from_numpy(numbers/2**32).float()
 
 def tta_view(

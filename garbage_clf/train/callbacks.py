@@ -9,7 +9,7 @@ __all__ = ['SaveBest', 'Autocast', 'Augment', 'RandomView', 'MeanMetric', 'Smoot
 import math, time
 
 from ..core import log
-from ..data.augment import DRAWS, augment
+from ..data.augment import N_RANDOM, augment
 from ..models.precision import autocast
 
 import torch
@@ -66,7 +66,7 @@ class Augment(Callback):
     def augmented(self, photos):
         "The photos of a batch, augmented"
         if callable(self.aug): return self.aug(photos)
-        numbers = torch.rand(len(photos), DRAWS, device=photos.device)
+        numbers = torch.rand(len(photos), N_RANDOM, device=photos.device)
         return augment(photos, numbers, self.aug)
 
 # %% ../../nbs/330_train.callbacks.ipynb #c621a6ec

@@ -36,13 +36,13 @@ WHEN = {
 def option(
     default, # The field's default, which also gives its type
     help:str, # One sentence that stands by itself
-    span:tuple=None, # Smallest and largest value
+    bounds:tuple=None, # Smallest and largest value
     choices=None, # The values there are; a table that is read when a value is checked
     when:str='' # Names of `WHEN`, with commas between
 ):
     "A field of a recipe"
     conditions = [c.strip() for c in when.split(',') if c.strip()]
-    return field(default=default, metadata=dict(help=help, span=span, choices=choices, when=conditions))
+    return field(default=default, metadata=dict(help=help, bounds=bounds, choices=choices, when=conditions))
 
 # %% ../../nbs/300_train.recipe.ipynb #0cd6023a
 OPTIMIZER_NAMES = ('adamw','adam','sgd','adadelta')
@@ -148,8 +148,8 @@ def recipe_fields()->'pd.DataFrame': # field, default, values, help; one row a f
     import pandas as pd
     rows = []
     for f in fields(Recipe)[3:]:
-        span,choices = f.metadata['span'],f.metadata['choices']
-        values = f'{span[0]:g} to {span[1]:g}' if span else ', '.join(choices or [])
+        bounds,choices = f.metadata['bounds'],f.metadata['choices']
+        values = f'{bounds[0]:g} to {bounds[1]:g}' if bounds else ', '.join(choices or [])
         rows.append(dict(field=f.name, default=f.default, values=values, help=f.metadata['help']))
     return pd.DataFrame(rows)
 

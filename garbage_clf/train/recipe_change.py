@@ -53,9 +53,9 @@ def _check_text_encoder(value):
 
 def _check_value(f, value):
     "An error if a field cannot have this value"
-    span,choices = f.metadata.get('span'),f.metadata.get('choices')
-    if span and not span[0]<=value<=span[1]:
-        raise WorkbookError(f'{f.name} {value} is out of range: choose {span[0]} to {span[1]}')
+    bounds,choices = f.metadata.get('bounds'),f.metadata.get('choices')
+    if bounds and not bounds[0]<=value<=bounds[1]:
+        raise WorkbookError(f'{f.name} {value} is out of range: choose {bounds[0]} to {bounds[1]}')
     if choices: choose(value, choices, f.name)
     if f.name=='class_weights': _check_class_weights(value)
     if f.name=='text': _check_text_encoder(value)

@@ -65,8 +65,9 @@ def _log_start(task):
     r = task.recipe
     has_network = r.model or r.text not in FROM_SCRATCH_TEXT
     arithmetic = precision(task.device) if has_network else 'f32'
-    log.info('recipe %s on %s, %s: %d items of %d classes, %s', r.name, task.device, arithmetic, len(task.items),
-        len(task.classes), task.items.split.value_counts().to_dict())
+    counts = ', '.join(f'{n} {split}' for split,n in task.items.split.value_counts().items())
+    log.info('recipe %s on %s, %s: %d items of %d classes (%s)', r.name, task.device, arithmetic,
+        len(task.items), len(task.classes), counts)
 
 def build_task(
     items:pd.DataFrame, # From `prepare_items`

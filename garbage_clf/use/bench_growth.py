@@ -11,7 +11,7 @@ import tempfile, time
 import numpy as np, pandas as pd
 import torch
 
-from ..data.augment import AUGMENTATIONS, DRAWS, augment
+from ..data.augment import AUGMENTATIONS, N_RANDOM, augment
 from ..data.loaders import tensor_loaders
 from ..data.pixels import Pixels
 from .timing import own_memory, seconds
@@ -58,7 +58,7 @@ def bench_sizes(
         loader = tensor_loaders(x, labels, ['train']*n, 64, device).train
         def one_pass():
             for xb,_ in loader:
-                augment(xb, torch.rand(len(xb), DRAWS, device=device), AUGMENTATIONS['any-orientation'])
+                augment(xb, torch.rand(len(xb), N_RANDOM, device=device), AUGMENTATIONS['any-orientation'])
         rate = n/seconds(one_pass, 3, device)
         rows.append({'size':size, 'photos a second':rate, 'megapixels a second':rate*size*size/1e6})
     return pd.DataFrame(rows)

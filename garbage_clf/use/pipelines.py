@@ -11,7 +11,7 @@ import os
 import numpy as np, pandas as pd
 import torch
 
-from ..data.augment import AUGMENTATIONS, DRAWS, augment
+from ..data.augment import AUGMENTATIONS, N_RANDOM, augment
 from ..data.loaders import tensor_loaders
 from ..data.pixels import on_device, photo_pixels
 from .timing import BenchSetup, seconds
@@ -29,7 +29,7 @@ def our_batches(
     y = torch.from_numpy(pd.factorize(items.label, sort=True)[0])
     loader = tensor_loaders(x, y, ['train']*len(items), batch_size, device).train
     for xb,yb in loader:
-        numbers = torch.rand(len(xb), DRAWS, device=xb.device)
+        numbers = torch.rand(len(xb), N_RANDOM, device=xb.device)
         yield augment(xb, numbers, AUGMENTATIONS['any-orientation']),yb
 
 # %% ../../nbs/512_use.pipelines.ipynb #6ebbdaed

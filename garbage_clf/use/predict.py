@@ -18,7 +18,7 @@ from ..bins import read_rules, to_bin
 from ..core import WorkbookError, log, pick_device
 from ..data.images import load_pixels
 from ..data.text import all_unknown, has_text
-from ..train.evaluate import predict_items
+from ..train.evaluate import predict_inputs
 from ..train.run import Run, load_model
 from .inputs import collect_inputs
 
@@ -120,7 +120,7 @@ class Predictor:
     def predict_rows(self, rows):
         "Predictions for a block of rows of `collect_inputs`, numbered from 0"
         good,inputs,errors = self._read(rows)
-        probs = predict_items(self.run, self.model, inputs, self.device) if len(good) else []
+        probs = predict_inputs(self.run, self.model, inputs, self.device) if len(good) else []
         probs = dict(zip(good.index, probs))
         unknown = self._unknown_texts(rows)
         preds = []
