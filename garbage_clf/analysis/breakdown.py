@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from .confusion import split_results
-from ..data.splits import overlap_mask
+from ..data.splits import train_test_overlap
 from ..metrics import wilson
 from ..plots import ACCENT, MUTED, RIGHT
 from ..train.run import Run
@@ -52,7 +52,7 @@ def _training_overlap(run, split):
     "For each item of a split: whether its group, and whether its text, is in the training split"
     items = run.items
     here = items.split==split
-    same_group = overlap_mask(items, split, ['train'])[here]
+    same_group = train_test_overlap(items, split, ['train'])[here]
     training_texts = items.text[items.split=='train'].dropna()
     same_text = items.text[here].isin(training_texts)
     return same_group.to_numpy(bool), same_text.to_numpy(bool)

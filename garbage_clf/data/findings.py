@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from .duplicates import PLAIN_CONTRAST
-from .splits import EARLIER, overlap_mask
+from .splits import EARLIER, train_test_overlap
 
 # %% ../../nbs/140_data.findings.ipynb #7d620584
 LEVELS = ['error','warning','note']
@@ -197,7 +197,7 @@ def check_overlap(
     photos = items[items.image.notna()]
     found = []
     for part,earlier in EARLIER.items():
-        late = photos[overlap_mask(photos, part)]
+        late = photos[train_test_overlap(photos, part)]
         if not len(late): continue
         first = photos[photos.split.isin(earlier)].reset_index().drop_duplicates('group').set_index('group')['index']
         pairs = pd.DataFrame(dict(a=late.index, b=first[late.group].to_numpy()))
