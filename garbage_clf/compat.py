@@ -35,5 +35,5 @@ def upgrade(
 )->dict: # With new keys and values
     "What a file of an older version says, in today's names"
     if file=='recipe.json': data = _first_recipes(dict(data))
-    renamed = {OLD_KEYS[file].get(k, k): v for k,v in data.items()}
+    renamed = {OLD_KEYS.get(file, {}).get(k, k): v for k,v in data.items()}
     return {k: _new_value(k, v) for k,v in renamed.items()}

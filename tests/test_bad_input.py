@@ -81,7 +81,7 @@ def test_truncated_photo(photos, out, capsys):
 def test_copies_of_one_photo(photos, out, capsys):
     first = (photos/'metal'/'0.jpg').read_bytes()
     for p in (photos/'metal').iterdir(): p.write_bytes(first)
-    message = "class 'metal' has 1 item (those with the same photo or words count once)"
+    message = "class 'metal' has 1 item (those of one group count once)"
     training_fails(capsys, message, photos, out)
 
 def test_copies_do_not_straddle(photos, out):

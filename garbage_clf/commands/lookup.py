@@ -35,8 +35,7 @@ def cache(
     args # Parsed arguments
 ):
     "List what is kept of decoded photos, features and downloads, and clear it"
-    from garbage_clf.core import cache_dir
-    from garbage_clf.data.store import cache_table, shrink_cache
+    from garbage_clf.cache import cache_dir, cache_table, shrink_cache
     if args.clear or args.limit is not None:
         removed = shrink_cache(0 if args.clear else args.limit)
         print(f'removed: {", ".join(removed) or "nothing"}')

@@ -27,7 +27,7 @@ from .text_checks import check_texts
 
 # %% ../../nbs/150_data.audit.ipynb #829c3ba4
 def _from_root(paths, all_paths):
-    "Paths from the folder that holds all photos"
+    "Paths relative to the folder that holds all photos"
     folders = [os.path.dirname(os.path.abspath(p)) for p in all_paths.dropna()]
     root = os.path.commonpath(folders or [''])
     if not root: return paths.astype('string')
@@ -51,7 +51,7 @@ class Audit:
     "What was found in some items"
     def __init__(self,
         items:pd.DataFrame, # With groups
-        facts:pd.DataFrame, # Of their photos
+        facts:pd.DataFrame, # From `photo_facts`: one row a photo, with size, contrast, hashes, or why it cannot be read
         pairs:pd.DataFrame, # Photos that may be duplicates, with their similarity
         findings:list[Finding] # Worst first
     ):
@@ -72,7 +72,7 @@ class Audit:
         return f'{photos:,} photos and {texts:,} texts in {len(self.items):,} items: '+', '.join(levels)
 
     def short(self, rows:pd.DataFrame)->pd.DataFrame:
-        "Rows with photos named from the folder that holds all of them"
+        "Rows with photo paths relative to their common folder"
         columns = [c for c in ('image','image 2') if c in rows]
         return rows.assign(**{c: _from_root(rows[c], self.items.image) for c in columns})
 
@@ -124,7 +124,7 @@ def _rank(copy):
 
 # %% ../../nbs/150_data.audit.ipynb #0e4f28e2
 def _drop_copies(pairs):
-    "Of each photo's copies all but one as rows of corrections"
+    "Rows of corrections that drop all copies of a photo but one"
     rows = []
     for first,some in pairs.groupby('image', sort=False):
         some = some.to_dict('records')
@@ -171,8 +171,8 @@ def _spelling_rows(items):
     text_alone = items.text.where(items.image.isna())
     disputed = plain.groupby(text_alone).transform('nunique')[rare.index]>1
     if disputed.any():
-        log.warning('%d items with another spelling of their class are not put down: a text stands for all '
-            'that have it, and theirs have other classes too', disputed.sum())
+        log.warning('no correction is proposed for %d items with a rare spelling of their class: other items with '
+            'the same text have another class', disputed.sum())
     rare = rare[~disputed]
     new = plain[rare.index].map(commonest)
     return rare.assign(label=new, action='relabel', reason='spelt '+rare.label)[CORRECTIONS]

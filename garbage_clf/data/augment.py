@@ -23,7 +23,7 @@ class Augmentation:
     brightness:float=0. # Factor 1 - b to 1 + b
     contrast:float=0. # Factor 1 - c to 1 + c
     saturation:float=0. # Factor 1 - s to 1 + s
-    channel:float=0. # Grey levels of 255 that each colour may move, either way
+    channel:float=0. # Largest shift of red, green and blue, each by itself, in levels of 0..255
     trivial:bool=False # One of torchvision's TrivialAugment changes on top, photo by photo
 
     @property

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import WorkbookError, lock, log, progress, atomic_folder
+from ..cache import lock, atomic_folder
+from ..core import WorkbookError, log, progress
 
 # %% ../../nbs/110_data.download.ipynb #fbcc4cbe
 def sha256(

@@ -172,7 +172,7 @@ def duplicate_groups(
 # %% ../../nbs/130_data.duplicates.ipynb #7227c52d
 def group_duplicates(
     items:pd.DataFrame # Items
-)->pd.DataFrame: # The same, with a group for duplicates
+)->pd.DataFrame: # The same, with a group for duplicates, and the SHA-256 of each photo
     "Give duplicates a group of their own"
     numbered = items.reset_index(drop=True)
     facts = photo_facts(numbered)
@@ -181,7 +181,8 @@ def group_duplicates(
     if copies: log.info('photos that are byte-identical to another one, in one group with it: %d', copies)
     near = pairs.is_duplicate.sum()
     if near: log.info('pairs of photos that are near-duplicates, each in one group: %d', near)
-    return items.assign(group=duplicate_groups(numbered, facts, pairs).array)
+    digests = facts.digest.reindex(numbered.index).astype('string')
+    return items.assign(group=duplicate_groups(numbered, facts, pairs).array, sha256=digests.array)
 
 # %% ../../nbs/130_data.duplicates.ipynb #2b8f43f2
 def conflicting_photos(

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageChops, ImageStat, UnidentifiedImageError
 
-from ..core import cache_dir, log, progress
+from ..cache import cache_dir
+from ..core import log, progress
 from .download import sha256
 from .images import to_rgb
 

@@ -68,7 +68,7 @@ warning | cut off | its lower part is the even grey of a JPEG that ended too ear
 warning | almost black | more than 99 % of it is nearly black
 warning | almost white | more than 99 % of it is nearly white
 warning | one colour | its grey levels hardly differ
-warning | blurred | no edge is steeper than after a blur of a hundredth of its size
+warning | blurred | edges are no sharper than in a photo blurred by one per cent of its side
 warning | tiny | its shorter side has less than 64 pixels
 warning | long and narrow | more than four times as long as wide: it is squeezed into a square
 note | huge | more than 50 megapixels: slow to read

@@ -10,7 +10,8 @@ import os
 
 import pandas as pd
 
-from ..core import WorkbookError, atomic, cache_dir
+from ..cache import cache_dir
+from ..core import WorkbookError, atomic
 from .download import sha256
 from .folders import from_folder
 from .frames import from_frame

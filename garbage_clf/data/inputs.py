@@ -23,7 +23,7 @@ def _is_mask(idx): return isinstance(idx, torch.Tensor) and idx.dtype==torch.boo
 class ModelInputs:
     "Photos, texts or both of N items, with a mask of what is present"
     def __init__(self,
-        photos=None, # N photos: `Pixels`, uint8 N x 3 x H x W, or features N x views x D
+        photos=None, # N photos: `Pixels`, uint8 N x 3 x H x W, or features N x views x D, one vector for each augmented view
         tokens=None, # N texts: `Tokens`, or features N x D
         present:torch.Tensor=None # Bool, N x 2: has a photo, has a text; where there are both modalities
     ):
@@ -37,7 +37,7 @@ class ModelInputs:
         return [p for p in (self.photos,self.tokens,self.present) if p is not None]
 
     @property
-    def device(self): # Where batches can be cut: on a GPU if all parts lie there
+    def device(self): # Where batches come from: the GPU if all parts are on it, else the CPU
         devices = {getattr(p, 'device', torch.device('cpu')) for p in self.parts}
         return devices.pop() if len(devices)==1 else torch.device('cpu')
 

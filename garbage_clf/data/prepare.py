@@ -19,10 +19,11 @@ from .splits import check_trainable, split
 def group_items(
     items:pd.DataFrame, # Any
     by_photo:bool=True # Group by photos; False to group by texts alone
-)->pd.DataFrame: # The columns of an item, with groups
+)->pd.DataFrame: # The columns of an item with groups, and the SHA-256 of each photo
     "Items with a group for near-duplicates"
-    if by_photo: return group_duplicates(items)[COLUMNS]
-    return group_duplicates(items.assign(image=pd.NA))[COLUMNS].assign(image=items.image)
+    columns = [*COLUMNS,'sha256']
+    if by_photo: return group_duplicates(items)[columns]
+    return group_duplicates(items.assign(image=pd.NA))[columns].assign(image=items.image)
 
 # %% ../../nbs/170_data.prepare.ipynb #d5217d35
 def warn_target_leakage(
@@ -39,7 +40,7 @@ def warn_target_leakage(
 def prepare_items(
     items:pd.DataFrame, # With labels; a split is kept, or made
     modalities:list[str] # What the model takes: 'image', 'text', or both
-)->pd.DataFrame: # The columns of an item, with groups and a split, numbered from 0
+)->pd.DataFrame: # The columns of an item with groups and a split, and `sha256` of its photo; numbered from 0
     "Items ready for training"
     warn_target_leakage(items, 'text' in modalities)
     items = group_items(items, by_photo='image' in modalities)

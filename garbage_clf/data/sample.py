@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import atomic_folder, cache_dir, log, progress, write_text
+from ..cache import atomic_folder, cache_dir
+from ..core import log, progress, write_text
 from . import shapes, small_shapes
 from .scene import render
 from .tables import from_table

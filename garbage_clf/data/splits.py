@@ -20,7 +20,7 @@ EARLIER = {'valid':['train'], 'test':['train','valid']} # For each part the part
 def train_test_overlap(
     items:pd.DataFrame, # With groups and a split
     split:str='test', # The part that is asked about
-    others:list[str]=None # The parts it is compared with; none for those in `EARLIER`
+    others:list[str]=None # The parts it is compared with; None for `EARLIER[split]`
 )->pd.Series: # True for items of `split` that share their group with an item of `others`
     "Which items of one part have near-duplicates in other parts"
     others = EARLIER[split] if others is None else others
@@ -96,7 +96,7 @@ def _warn_lost_classes(items, known):
     for part in EARLIER:
         lacks = sorted(classes-set(items.label[items.split==part]))
         if lacks:
-            log.warning('no %s items of %s: it has no metrics for them', part, ', '.join(lacks))
+            log.warning('no %s items of %s: there will be no %s metrics of them', part, ', '.join(lacks), part)
 
 # %% ../../nbs/134_data.splits.ipynb #9a3877a9
 def _shares(valid, test):
@@ -174,5 +174,5 @@ def _check_smallest(n_groups):
     if n>=3: return
     items = 'item' if n==1 else 'items'
     raise WorkbookError(
-        f'class {n_groups.idxmin()!r} has {n} {items} (those with the same photo or words count once): it needs at '
+        f'class {n_groups.idxmin()!r} has {n} {items} (those of one group count once): it needs at '
         'least 3, one each for train, valid and test; add some or leave the class out')

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import WorkbookError, cache_dir
+from ..cache import cache_dir
+from ..core import WorkbookError
 from .download import check_manifest, fetch_archive
 from .items import to_items
 

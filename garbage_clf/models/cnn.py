@@ -48,28 +48,28 @@ def cnn(
 
 # %% ../../nbs/240_models.cnn.ipynb #97f9008d
 def cnn_5(
-    size:int=200, # Height and width, pixels; at least 32
+    size:int=200, # Not used: the network is the same for photos of any size from 32 pixels
     gray:bool=False # Grayscale
 )->Backbone: # 512 features
-    "Five double blocks, as system C promised"
+    "Five double blocks, as in the text of system C"
     return cnn((32,64,128,256,512), gray=gray)
 
 def cnn_3(
-    size:int=200, # Height and width, pixels
+    size:int=200, # Not used
     gray:bool=False # Grayscale
 )->Backbone: # 128 features
-    "Three double blocks, as system C lists"
+    "Three double blocks, as in system C's table"
     return cnn((32,64,128), gray=gray)
 
 def cnn_d(
-    size:int=224, # Height and width, pixels
+    size:int=224, # Not used
     gray:bool=False # Grayscale
 )->Backbone: # 6,272 features
     "Three single blocks without BatchNorm and a grid of 7 x 7, as system D"
     return cnn((32,64,128), convs=1, norm=False, pool_size=7, gray=gray)
 
 def cnn_small(
-    size:int=256, # Height and width, pixels
+    size:int=256, # Not used
     gray:bool=False # Grayscale
 )->Backbone: # 1,568 features
     "Two single blocks and a grid of 7 x 7, as system E"

@@ -18,7 +18,7 @@ def encode_present(
     encoder:nn.Module, # Inputs to features, with `n_features`; or `nn.Identity`
     x:torch.Tensor, # B x anything
     present:torch.Tensor # Bool, B
-)->torch.Tensor: # B x n_features; zeros where an input is missing
+)->torch.Tensor: # B x n_features; zeros where an input is missing (for `nn.Identity`, x as it is)
     "Features of the inputs that are present"
     if isinstance(encoder, nn.Identity): return x
     if present.all(): return encoder(x)
@@ -50,7 +50,7 @@ class ModalityProjection(nn.Module):
     def __init__(self,
         n_in:int, # Length of a feature vector
         dim:int, # Common width
-        learn_missing:bool=True # Learn a vector for a missing modality; False for zeros, as in system A
+        learn_missing:bool=True # Put a learned vector in place of a missing modality; False to project zeros instead
     ):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(n_in, dim), nn.ReLU(), nn.LayerNorm(dim))
@@ -133,9 +133,9 @@ class Late(nn.Module):
         projection = ModalityProjection(n_in, dim, learn_missing=False)
         return nn.ModuleList([projection, nn.Dropout(dropout), nn.Linear(dim, n_classes)])
 
-    def log_proba(self, modality, f, present): # B x n_in, B
+    def log_proba(self, classifier, f, present): # B x n_in, B
         "Log-probabilities of one modality"
-        projection,dropout,linear = modality
+        projection,dropout,linear = classifier
         return linear(dropout(projection(f, present))).log_softmax(1) # B x n_classes
 
     def forward(self, f, g, present): # B x n_image, B x n_text, B x 2

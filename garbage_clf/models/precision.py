@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..core import WorkbookError, cache_dir, log, write_json
+from ..cache import cache_dir
+from ..core import WorkbookError, log, write_json
 
 # %% ../../nbs/205_models.precision.ipynb #9df9ce71
 def probe_seconds(

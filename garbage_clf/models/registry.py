@@ -87,7 +87,7 @@ def check_model_name(
 
 def make_backbone(
     name:str, # One of `BACKBONES`, registered, or any name of timm's
-    pretrained:bool=True, # Start from ImageNet weights; False must be asked for
+    pretrained:bool=True, # Start from ImageNet weights; networks from scratch have none and need False
     size:int=224, # Height and width of a photo, pixels; matters for networks from scratch
     gray:bool=False # Grayscale; networks from scratch only
 )->Backbone: # Without a head
@@ -106,7 +106,7 @@ def make_backbone(
 def build_model(
     name:str, # As for `make_backbone`
     n_classes:int, # Number of scores
-    pretrained:bool=True, # Start from ImageNet weights; False must be asked for
+    pretrained:bool=True, # Start from ImageNet weights; networks from scratch have none and need False
     size:int=224, # Height and width of a photo, pixels
     **kwargs # `gray` of `make_backbone`; `hidden`, `dropout` and `head` of `make_head`
 )->ImageClassifier: # With a new head

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from ..core import WorkbookError, atomic, cache_dir, log
+from ..cache import cache_dir
+from ..core import WorkbookError, atomic, log
 from ..data.download import download, sha256
 
 # %% ../../nbs/215_models.weights.ipynb #5fc1e876

@@ -85,7 +85,7 @@ def resumable_folder(
     "The folder of a training to go on with"
     out = Path(out)
     _refuse_finished(out)
-    if not (out/'last').exists():
+    if not (out/'last'/'state.safetensors').exists():
         raise WorkbookError(f'nothing to resume in {out}: it has no last/state.safetensors')
     return out
 

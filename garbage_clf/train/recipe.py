@@ -34,10 +34,10 @@ WHEN = {
     'transformer': (lambda r: r.text and r.text not in FROM_SCRATCH_TEXT, '{} is for transformers')}
 
 def option(
-    default, # The field's default, which also gives its type
+    default, # The field's default; a value given as text is converted to its type
     help:str, # One sentence that stands by itself
     bounds:tuple=None, # Smallest and largest value
-    choices=None, # The values there are; a table that is read when a value is checked
+    choices=None, # Allowed values: a list, or a registry, which is looked up at each check so that it may grow
     when:str='' # Names of `WHEN`, with commas between
 ):
     "A field of a recipe"
@@ -53,17 +53,17 @@ class Recipe:
     "Every choice of one training"
     name:str # What it is called
     about:str # One sentence for the list
-    model:str # Backbone for photos, ours, timm's or registered; '' for none
+    model:str # Backbone for photos (one of ours, of timm's, or a registered one); '' for none
     pretrained:bool = option(True, 'Start from pretrained weights')
     frozen:bool = option(True, 'Extract features once and train only the head')
     size:int = option(224, 'Height and width of a photo, pixels', (32,2048))
     gray:bool = option(False, 'Grayscale; networks from scratch only', when='photos')
     epochs:int = option(20, 'Passes over the training items', (1,10_000))
     head_epochs:int = option(0,
-        'First epochs, counted in epochs, with a frozen backbone', (0,10_000), when='unfrozen')
+        'How many of the epochs, at the start, train with a frozen backbone', (0,10_000), when='unfrozen')
     unfreeze_from:str = option('',
-        'First layer of the backbone to train after head_epochs: a name, a share as 25%, or '
-        'nothing for all layers', when='unfrozen')
+        'Which layers of the backbone train after head_epochs: the named one and all after it; with '
+        'a share such as 25%, all but the first quarter; with nothing, all', when='unfrozen')
     freeze_norms:bool = option(False,
         'Frozen BatchNorm in a pretrained backbone, in all epochs', when='unfrozen,photos')
     batch_size:int = option(64, 'Items in a batch', (2,65536))
@@ -144,7 +144,7 @@ class Recipe:
 
 # %% ../../nbs/300_train.recipe.ipynb #e50bbfcd
 def recipe_fields()->'pd.DataFrame': # field, default, values, help; one row a field
-    "What can be set in a recipe"
+    "The choices of a recipe beside its name, its description and its model"
     import pandas as pd
     rows = []
     for f in fields(Recipe)[3:]:

@@ -6,21 +6,27 @@
 __all__ = ['REQUIRED', 'Run', 'results_table', 'results_metrics', 'Evaluation', 'write_run', 'load_model']
 
 # %% ../../nbs/370_train.run.ipynb #b7d06b8b
-import json
+import platform
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 import torch
 
+from .. import __version__
+from ..bins import read_rules
 from ..compat import upgrade
 from ..core import WorkbookError, write_json, write_tensors, write_text
+from ..data.download import sha256
 from ..data.pixels import photo_pixels
 from ..metrics import classification_metrics, confidence_threshold, confusion_matrix
+from ..models.precision import precision
 from .encode import recipe_inputs
 from .model import TextProcessor, create_model, load_text_processor, save_text_processor
 from .recipe import Recipe, modalities
 from .recipe_change import load_recipe, save_recipe
+from .run_files import ITEM_COLUMNS, RESULT_COLUMNS, STAT_COLUMNS, check_json, parse_json, read_csv
 from .task import TrainingTask
 
 # %% ../../nbs/370_train.run.ipynb #0b9c597d
@@ -40,16 +46,9 @@ class Run:
         names = sorted(p.name+'/' if p.is_dir() else p.name for p in self.path.iterdir() if not p.name.startswith('.'))
         return f'Run {self.path.resolve().name}: {", ".join(names)}'
 
-    def _read(self, name, read):
-        try: return read(self.path/name)
-        except (OSError,ValueError) as e:
-            raise WorkbookError(f'cannot read {self.path/name}: {" ".join(str(e).split())}') from e
-
     def _json(self, name):
-        return upgrade(self._read(name, lambda p: json.loads(p.read_text(encoding='utf-8'))), name)
-
-    def _csv(self, name, **kwargs):
-        return self._read(name, lambda p: pd.read_csv(p, keep_default_na=False, na_values=[''], **kwargs))
+        path = self.path/name
+        return check_json(upgrade(parse_json(path), name), path)
 
     @cached_property
     def recipe(self)->Recipe: "How it was trained"; return load_recipe(self.path/'recipe.json')
@@ -62,14 +61,25 @@ class Run:
     @cached_property
     def items(self)->pd.DataFrame:
         "What it was trained and evaluated on"
-        return self._csv('items.csv', dtype='string')
+        return read_csv(self.path/'items.csv', ITEM_COLUMNS)
     @cached_property
-    def stats(self)->pd.DataFrame: "One row an epoch"; return self._csv('training_stats.csv')
+    def stats(self)->pd.DataFrame:
+        "One row an epoch"
+        return read_csv(self.path/'training_stats.csv', numbers=STAT_COLUMNS)
     @cached_property
     def results(self)->pd.DataFrame:
         "One row for each validation and test item: actual, predicted, probabilities"
-        names = dict.fromkeys(('image','text','split','actual','predicted'), 'string')
-        return self._csv('evaluation_results.csv', dtype=names)
+        probabilities = [f'probability_{c}' for c in self.labels['classes']]
+        return read_csv(self.path/'evaluation_results.csv', RESULT_COLUMNS, probabilities)
+    @cached_property
+    def training(self)->dict:
+        "When, where and with which data it was trained; empty for runs of older versions"
+        return self._json('training.json') if (self.path/'training.json').exists() else {}
+    @cached_property
+    def rules(self)->dict|None:
+        "The local bins that it was trained with; None for those of the package"
+        path = self.path/'rules.yaml'
+        return read_rules(path) if path.exists() else None
 
     @cached_property
     def text_processor(self)->TextProcessor|None:
@@ -135,6 +145,18 @@ def _metrics(task, evaluation, seconds):
         metrics['modality_ablation'] = ablation
     return dict(metrics, seconds=seconds)
 
+def _machine(device):
+    "Processor and threads, which may change the last digits of a training"
+    device = torch.device(device)
+    if device.type=='cuda': return torch.cuda.get_device_name(device)
+    chip = torch.cpu.get_capabilities().get('cpu_name') or platform.processor() or platform.machine()
+    return f'{chip}, {torch.get_num_threads()} threads, {precision(device)}'
+
+def _training(task, model_path):
+    "What `training.json` says"
+    return dict(data=task.items.attrs.get('data', ''), date=f'{datetime.now():%Y-%m-%d %H:%M}', garbage_clf=__version__,
+        machine=_machine(task.device), model_sha256=sha256(model_path))
+
 def _write_csvs(folder, task, stats, results):
     write_text(folder/'items.csv', task.items.to_csv(index=False))
     write_text(folder/'training_stats.csv', stats.to_csv(index=False))
@@ -158,7 +180,9 @@ def write_run(
     write_json(folder/'metrics.json', _metrics(task, evaluation, seconds))
     write_json(folder/'labels.json', _labels(task, evaluation))
     if task.processor: save_text_processor(task.processor, folder)
-    write_tensors(folder/'model.safetensors', task.model.state_dict())
+    model_path = folder/'model.safetensors'
+    write_tensors(model_path, task.model.state_dict())
+    write_json(folder/'training.json', _training(task, model_path))
     save_recipe(task.recipe, folder/'recipe.json')
 
 # %% ../../nbs/370_train.run.ipynb #983347ca
@@ -168,9 +192,13 @@ def load_model(
 )->torch.nn.Module: # A classifier of photos, texts or both, in evaluation mode
     "The trained model of a run"
     from safetensors.torch import load_file
+    path = run.path/'model.safetensors'
+    known = run.training.get('model_sha256')
+    if known and sha256(path)!=known:
+        raise WorkbookError(f'{path} has changed since it was written: take it from where you had it, or train again')
     model = create_model(run.recipe, len(run.labels['classes']), False, run.text_processor)
-    try: model.load_state_dict(load_file(run.path/'model.safetensors'))
+    try: model.load_state_dict(load_file(path))
     except Exception as e:
         why = ' '.join(str(e).split())[:200]
-        raise WorkbookError(f'{run.path}/model.safetensors does not fit its recipe: {why}') from e
+        raise WorkbookError(f'{path} does not fit its recipe: {why}') from e
     return model.to(device).eval()

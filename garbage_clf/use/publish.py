@@ -9,12 +9,13 @@ __all__ = ['FILES', 'write_card', 'model_config', 'model_folder', 'is_folder_of'
 import filecmp, shutil
 from pathlib import Path
 
+from ..analysis.cells import main_split
 from ..core import WorkbookError, write_json, write_text
 from ..metrics import metrics_line
 from ..train.model import TEXT_FILES
 from ..train.recipe import architecture
 from ..train.run import Run
-from .card import PLOT, card, main_split
+from .card import PLOT, card
 
 # %% ../../nbs/508_use.publish.ipynb #8d0e1077
 FILES = ('model.safetensors','recipe.json','labels.json','metrics.json','confusion_matrix.csv','training_stats.csv')
