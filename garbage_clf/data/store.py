@@ -110,7 +110,6 @@ def _fill_in_memory(store, digests, blocks):
     rows = np.concatenate([block for _,block in blocks] or [store.map(0)])
     return rows,np.array([position.get(d, -1) for d in digests], int)
 
-# %% ../../nbs/158_data.store.ipynb #9fa82162
 @patch
 def _intact(self:Store, digests):
     "Row numbers of those digests whose row is there and unchanged"
