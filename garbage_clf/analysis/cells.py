@@ -127,7 +127,7 @@ def modality_cells()->list: # nbformat cells
 The same model with photos alone, with texts alone, and with both. The last columns are the recall
 of each class."""),
         new_code_cell("save_plot(plot_modalities(run, split), run, 'modalities');"),
-        new_code_cell('modality_table(run, split)')]
+        new_code_cell('modality_table(run, split).T')]
 
 # %% ../../nbs/435_analysis.cells.ipynb #b9bfbf02
 def overlap_cells()->list: # nbformat cells

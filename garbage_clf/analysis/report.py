@@ -61,8 +61,12 @@ PAGE_STYLE = """<style>
 body { max-width: 60em; margin: auto; padding: 0 1em; }
 img { max-width: 100% !important; height: auto !important; }
 .jp-RenderedHTMLCommon table { display: block; overflow-x: auto; max-width: 100%; }
-.jp-RenderedHTMLCommon td, .jp-RenderedHTMLCommon th { overflow-wrap: anywhere; min-width: 3em; max-width: 28em;
-  white-space: normal; }
+.jp-RenderedHTMLCommon td, .jp-RenderedHTMLCommon th { overflow-wrap: break-word; max-width: 28em; white-space: normal; }
+h1, p, pre { overflow-wrap: anywhere; }
+@media (max-width: 480px) {
+  body { padding: 0 .3em; }
+  .jp-RenderedHTMLCommon td, .jp-RenderedHTMLCommon th { font-size: 11px; padding: 2px 4px; max-width: 17em; }
+}
 .jp-Cell { padding: 0; }
 .jp-OutputPrompt, .jp-InputPrompt, .jp-Collapser { display: none !important; }
 @media print {

@@ -34,12 +34,13 @@ def facts_table(
 
 def bins_text(
     run:Run # A finished run
-)->str: # As 'Blue: glass, metal; Black: trash'; '' where no class is known to the rules
+)->str: # As 'Blue: glass, metal; Black: trash'; '' where the classes are bins, or unknown to the rules
     "Which classes go into which bin"
     by_bin,rules = {},run.rules or read_rules()
     for c in run.labels['classes']:
         b = rules['rules'].get(c) or (c if c in rules['bins'] else None)
         if b: by_bin.setdefault(b, []).append(c)
+    if all(cs==[b] for b,cs in by_bin.items()): return '' # The classes are bins
     return '; '.join(f'{b}: {", ".join(cs)}' for b,cs in by_bin.items())
 
 # %% ../../nbs/432_analysis.run_tables.ipynb #bce321ac
