@@ -63,9 +63,11 @@ def run_command(
     except (WorkbookError,OSError) as e:
         if debug: raise
         return print_error(e)
-    except (RuntimeError,MemoryError) as e:
-        if debug or not is_out_of_memory(e): raise
-        return print_error('there is not enough memory: close what else uses it, or take another --device')
+    except Exception as e:
+        if debug: raise
+        if is_out_of_memory(e):
+            return print_error('there is not enough memory: close what else uses it, or take another --device')
+        return print_error(f'this should not happen, {type(e).__name__}: {str(e)[:200]}. Please report it with what --debug shows')
 
 # %% ../nbs/538_cli.ipynb #5c64d4b6
 def log_to_terminal(
@@ -86,12 +88,20 @@ def _answer_at_once(words):
     return True
 
 # %% ../nbs/538_cli.ipynb #38c898b9
+def _prepare_process():
+    "Make standard streams that take anything, and keep the working folder off the import path"
+    for name in ('stdout','stderr'):
+        if getattr(sys, name) is None: setattr(sys, name, open(os.devnull, 'w')) # Closed by the caller
+        stream = getattr(sys, name)
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace') # A terminal without Unicode
+    here = os.path.realpath(os.curdir)
+    sys.path[:] = [p for p in sys.path if p and os.path.realpath(p)!=here]
+
 def main(
     argv:list[str]=None # Words after `garbage-clf`; None for those of the terminal
 )->int: # Exit code
     "Run a command"
-    if hasattr(sys.stdout, 'reconfigure'):
-        sys.stdout.reconfigure(errors='backslashreplace') # A terminal without Unicode
+    _prepare_process()
     words = list(sys.argv[1:] if argv is None else argv)
     debug = '--debug' in words
     words = [w for w in words if w!='--debug']

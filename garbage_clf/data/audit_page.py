@@ -13,6 +13,7 @@ from PIL import Image
 
 from .duplicates import DUPLICATE_SIMILARITY
 from .images import to_rgb
+from .photo_files import decoding, open_photo
 
 # %% ../../nbs/148_data.audit_page.ipynb #de574a92
 def picture_url(
@@ -21,10 +22,11 @@ def picture_url(
 )->str: # A `data:` address; '' if the photo cannot be read
     "A photo as a small picture inside a page"
     try:
-        with Image.open(path) as im:
+        with open_photo(path) as im:
             im.draft('RGB', (4*height,2*height))
-            im = to_rgb(im)
-            im.thumbnail((4*height,height), reducing_gap=2)
+            with decoding(im):
+                im = to_rgb(im)
+                im.thumbnail((4*height,height), reducing_gap=2)
             buffer = io.BytesIO()
             im.save(buffer, 'JPEG', quality=60)
     except Exception: return '' # Its file is named in the page all the same

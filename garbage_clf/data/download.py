@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..cache import lock, atomic_folder
+from .photo_files import check_regular
 from ..core import WorkbookError, log, progress
 
 # %% ../../nbs/110_data.download.ipynb #fbcc4cbe
@@ -29,7 +30,9 @@ def photo_digests(
 )->list[str]: # SHA-256 of each; '' where it cannot be read
     "What each file is known by"
     def digest(path):
-        try: return sha256(path)
+        try:
+            check_regular(path)
+            return sha256(path)
         except (OSError,ValueError): return ''
     with ThreadPoolExecutor(os.cpu_count()) as ex: return list(ex.map(digest, paths))
 

