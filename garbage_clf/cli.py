@@ -12,6 +12,7 @@ from . import __version__
 from .commands import data, lookup, train, use
 from .commands.options import UsageError
 from .core import WorkbookError, choose, log
+from .escape import visible
 from .memory import is_out_of_memory
 
 # %% ../nbs/538_cli.ipynb #a96b1ced
@@ -31,7 +32,7 @@ def print_error(
     message # An exception, or text
 )->int: # 1, the exit code
     "Print an error as one line on standard error"
-    text = ' '.join(str(message).split())
+    text = visible(' '.join(str(message).split()))
     print(f'error: {text}', file=sys.stderr)
     return 1
 
@@ -70,12 +71,16 @@ def run_command(
         return print_error(f'this should not happen, {type(e).__name__}: {str(e)[:200]}. Please report it with what --debug shows')
 
 # %% ../nbs/538_cli.ipynb #5c64d4b6
+class _Visible(logging.Formatter):
+    "Messages with control characters written out"
+    def format(self, record): return visible(super().format(record))
+
 def log_to_terminal(
     level:int # As `logging.INFO`
 ):
     "Show the log on standard error"
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter('%(message)s'))
+    handler.setFormatter(_Visible('%(message)s'))
     log.handlers[:] = [handler]
     log.setLevel(level)
 

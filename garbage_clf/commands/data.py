@@ -9,7 +9,7 @@ __all__ = ['audit', 'left_out', 'split']
 from pathlib import Path
 
 from .options import DATA, DATA_OPTIONS, Option, command, read_args
-from .show import print_table
+from .show import print_table, show
 from ..core import WorkbookError
 
 # %% ../../nbs/526_commands.data.ipynb #29781bed
@@ -24,12 +24,12 @@ def audit(
     "Find broken photos, duplicates, conflicting labels and leakage in data"
     from garbage_clf.data.audit import audit as audit_items
     found = audit_items(read_args(args))
-    print(found)
+    show(found)
     if args.out:
         found.save(args.out)
         page,corrections = Path(args.out)/'audit.html',Path(args.out)/'corrections.csv'
-        print(f'\npage         {page}')
-        print(f'corrections  {corrections}: a proposal, edit it and pass it with --corrections')
+        show(f'\npage         {page}')
+        show(f'corrections  {corrections}: a proposal, edit it and pass it with --corrections')
     n = int(found.table.level.isin(['error','warning']).sum())
     if args.strict and n: raise WorkbookError(f'{n} finding{"s" if n>1 else ""} above a note')
     return found
@@ -90,4 +90,4 @@ def split(
     if len(gone): write_table(gone, rest)
     print_table(pd.crosstab(done.label.fillna('no label'), done.split, margins=True), index=True)
     note = f', {len(gone)} left out: {rest}' if len(gone) else ''
-    print(f'\n{len(done)} items in {out}{note}')
+    show(f'\n{len(done)} items in {out}{note}')

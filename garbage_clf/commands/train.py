@@ -13,8 +13,9 @@ from fastcore.script import bool_arg
 
 from .options import (
     DATA, DATA_OPTIONS, DEVICE, OUT_RUN, Option, command, parse_pairs, read_args)
-from .show import print_metrics, print_predictions
-from ..core import WorkbookError
+from .show import print_metrics, print_predictions, show
+from ..bins import read_rules_text
+from ..core import WorkbookError, write_text
 
 # %% ../../nbs/530_commands.train.ipynb #654e84a8
 RECIPE_OPTIONS = (
@@ -68,6 +69,8 @@ def run_path(
 # %% ../../nbs/530_commands.train.ipynb #6bf0debb
 @command(
     DATA, *RECIPE_OPTIONS, DEVICE, OUT_RUN, *DATA_OPTIONS,
+    Option('--keep-labels', 'Keep labels apart that differ only in spelling', default=False),
+    Option('--rules', "YAML file with your town's bins, kept in the run"),
     Option('--resume', 'Go on with a training that was cut off in --out', default=False),
     Option('--track', 'Also log to wandb (offline), tensorboard or trackio: names with commas between', default=''),
     verbose=True)
@@ -79,17 +82,20 @@ def train(
         raise WorkbookError('--resume needs --out: the folder of the training that was cut off')
     recipe = recipe_of(args)
     out = run_path(args, recipe)
+    rules = read_rules_text(args.rules)
     items = read_args(args)
+    items.attrs['keep_labels'] = args.keep_labels
     from garbage_clf.analysis.report import report
     from garbage_clf.analysis.track import tracking
     from garbage_clf.train.fit import fit, resume_fit
     start = resume_fit if args.resume else fit
     with tracking(args.track, recipe, out) as track:
         run = start(items, recipe, out, args.device, [track] if args.track else ())
+        if rules: write_text(run.path/'rules.yaml', rules)
         page = report(run)
         track.finish(run)
     print_metrics(run.metrics)
-    print(f'\nrun     {run.path}\nreport  {page}')
+    show(f'\nrun     {run.path}\nreport  {page}')
     return run
 
 # %% ../../nbs/530_commands.train.ipynb #3c00b281

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .options import (
     TABLE_COLUMNS, DATA, DATA_OPTIONS, DEVICE, FROM_NAMES, RUN, Option, command, optional, parse_columns, read_args)
-from .show import print_metrics, print_predictions
+from .show import print_metrics, print_predictions, show
 from ..core import WorkbookError
 
 # %% ../../nbs/532_commands.use.ipynb #a0ab9005
@@ -44,7 +44,7 @@ def _stream(preds, as_json):
     done = []
     for p in preds:
         done.append(p)
-        if as_json: print(json.dumps(p.to_dict(), ensure_ascii=False), flush=True)
+        if as_json: show(json.dumps(p.to_dict(), ensure_ascii=False))
     return done
 
 # %% ../../nbs/532_commands.use.ipynb #226ded39
@@ -63,9 +63,11 @@ def predict(
     texts = _requested_texts(args)
     from garbage_clf.bins import read_rules
     from garbage_clf.train.run import Run
-    from garbage_clf.use.predict import Predictor
+    from garbage_clf.use.predict import NO_TEXTS, Predictor
     rules = read_rules(args.rules) if args.rules else None
-    predictor = Predictor(Run(args.run), rules, args.device)
+    run = Run(args.run)
+    if texts is not None and 'text' not in run.labels['modalities']: raise WorkbookError(NO_TEXTS)
+    predictor = Predictor(run, rules, args.device)
     preds = predictor(args.paths, texts, names=args.names, columns=parse_columns(args.columns))
     preds = _stream(preds, args.json)
     if not args.json: print_predictions(preds)
@@ -76,12 +78,13 @@ def predict(
 def _write_results(out, metrics, results):
     "Results, confusion matrix and metrics, as files"
     from garbage_clf.core import write_json, write_text
+    from garbage_clf.escape import safe_csv
     from garbage_clf.metrics import confusion_matrix
-    write_text(out/'evaluation_results.csv', results.to_csv(index=False))
+    write_text(out/'evaluation_results.csv', safe_csv(results))
     split = 'test' if 'test' in metrics else 'valid'
     rows = results[results.split==split]
     counts = confusion_matrix(rows.actual, rows.predicted, list(metrics[split]['per_class']))
-    write_text(out/'confusion_matrix.csv', counts.to_csv())
+    write_text(out/'confusion_matrix.csv', safe_csv(counts, index=True))
     write_json(out/'metrics.json', metrics)
 
 # %% ../../nbs/532_commands.use.ipynb #b1cd84c8
@@ -110,7 +113,7 @@ def report(
     "Write the report of a run again"
     from garbage_clf.analysis.report import report as write_report
     from garbage_clf.train.run import Run
-    print(write_report(Run(args.run)))
+    show(write_report(Run(args.run)))
 
 # %% ../../nbs/532_commands.use.ipynb #ce1abe17
 @command(
@@ -122,7 +125,7 @@ def export(
     "Write a run's weights for other programs"
     from garbage_clf.use.export import export_weights
     out = args.out or Path(args.run)/f'export-{args.to}'
-    print(export_weights(args.run, out, args.to))
+    show(export_weights(args.run, out, args.to))
 
 # %% ../../nbs/532_commands.use.ipynb #c6746f98
 @command(
@@ -135,4 +138,4 @@ def publish(
     "Write a model folder with its card, and send it to the hub if asked"
     from garbage_clf.use.publish import publish as publish_run
     out = args.out or Path(args.run)/'published'
-    print(publish_run(args.run, out, args.to, private=not args.public))
+    show(publish_run(args.run, out, args.to, private=not args.public))

@@ -13,6 +13,7 @@ import pandas as pd
 from fastcore.basics import patch
 
 from ..core import WorkbookError, log, write_json, write_text
+from ..escape import safe_csv
 from .audit_page import audit_page
 from .corrections import CORRECTIONS
 from .duplicates import duplicate_groups, near_pairs
@@ -206,4 +207,4 @@ def save(self:Audit,
     proposal = folder/'corrections-proposed.csv' if mine.exists() else mine
     if mine.exists():
         log.warning('%s is there already, perhaps edited: it stays, the new proposal is in %s', mine, proposal)
-    write_text(proposal, self.corrections().to_csv(index=False))
+    write_text(proposal, safe_csv(self.corrections()))

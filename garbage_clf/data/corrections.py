@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core import WorkbookError, log
+from ..escape import unguard
 
 # %% ../../nbs/136_data.corrections.ipynb #84b40085
 CORRECTIONS = ['image','text','label','action','reason']
@@ -36,7 +37,7 @@ def _read_csv(path):
         raise WorkbookError(f'no corrections at {path} ({e.strerror}): check the path') from e
     except ValueError as e:
         raise WorkbookError(f'{path} is not a CSV in UTF-8: {" ".join(str(e).split())}') from e
-    return df.replace('', pd.NA)
+    return unguard(df).replace('', pd.NA)
 
 # %% ../../nbs/136_data.corrections.ipynb #df3859bd
 def read_corrections(
@@ -85,7 +86,9 @@ class Lookup:
         "Indices of the items that row `r` of the corrections is about"
         found = self.texts.get(r.text, []) if pd.isna(r.image) else self.photo(r.image)
         only_one_label = len(found)>1 and r.action=='drop' and pd.notna(r.label)
-        return [i for i in found if self.items.label[i]==r.label] if only_one_label else found
+        if not only_one_label: return found
+        labels = self.items.label[found]
+        return [i for i,label in labels.items() if pd.notna(label) and label==r.label]
 
 # %% ../../nbs/136_data.corrections.ipynb #7c7b3479
 def correct(

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core import WorkbookError, log
 from .filenames import add_names
-from .items import SPLITS, to_items
+from .items import split_of, to_items
 from .photo_files import PHOTO_ENDINGS, is_photo_file
 
 # %% ../../nbs/104_data.folders.ipynb #ccd86681
@@ -102,6 +102,48 @@ def log_left_out(
 # %% ../../nbs/104_data.folders.ipynb #50c63994
 def _endings(): return ' '.join(sorted(PHOTO_ENDINGS))
 
+# %% ../../nbs/104_data.folders.ipynb #244b1e40
+def _log_parts(parts):
+    "Say which folders are read as a split, unless they have the plain names"
+    if any(d.name.lower()!=part for d,part in parts.items()):
+        log.warning('read as the split: %s', ', '.join(f'{d.name} ({part})' for d,part in parts.items()))
+
+def _parts(folder):
+    "Folder to part of the split; empty where there is no split"
+    folders = [d for d in subfolders(folder) if find_photos(d)]
+    parts = {d: split_of(d.name) for d in folders if split_of(d.name)}
+    others = [d.name for d in folders if d not in parts]
+    if parts and others and 'train' not in parts.values():
+        raise WorkbookError(f'{", ".join(d.name for d in parts)} in {folder} is named like a part of a split and lies beside '
+            f'{", ".join(others[:5])}: rename it if it is a class, or put the others into a folder train')
+    _log_parts(parts)
+    return parts
+
+def _inner_rows(folder):
+    "Rows of class folders, with a split where each of them holds its parts"
+    classes = [d for d in _class_folders(folder) if find_photos(d)]
+    inner = {d: p for c in classes for d in subfolders(c) if (p := split_of(d.name)) and find_photos(d)}
+    divided = {d.parent for d in inner}
+    if not inner:
+        _log_deeper(classes)
+        return _class_rows(folder)
+    loose = [c.name for c in classes if c not in divided]
+    if loose:
+        raise WorkbookError(f'{min(divided).name} in {folder} is divided into parts of a split, and {loose[0]} is not: divide '
+            'all classes or none')
+    log.warning('the split is read from the folders inside of the classes: %s',
+        ', '.join(sorted({f'{d.name} ({part})' for d,part in inner.items()})))
+    return [dict(image=str(p), label=d.parent.name, split=part)
+        for d,part in inner.items() for p in _text_names(find_photos(d))]
+
+def _log_deeper(classes):
+    "Say that folders inside of class folders are no classes"
+    for c in classes:
+        deeper = [d.name for d in subfolders(c) if find_photos(d)]
+        if not deeper: continue
+        log.warning('%s holds folders of its own (%s first): all photos below count as %s. If those are the classes, give '
+            'the folder that holds them', c.name, deeper[0], c.name)
+
 # %% ../../nbs/104_data.folders.ipynb #455c82f1
 def from_folder(
     folder:Path|str, # Holds class folders, or `train`, `valid` and `test` that hold them
@@ -110,11 +152,8 @@ def from_folder(
     "Items from folders of photos"
     folder = Path(folder).absolute()
     if not folder.is_dir(): raise WorkbookError(f'no folder {folder}: check the path')
-    splits = {d: SPLITS[d.name.lower()] for d in subfolders(folder) if d.name.lower() in SPLITS}
-    rows = []
-    if 'train' in splits.values():
-        for d,split in splits.items(): rows += _class_rows(d, split)
-    else: rows = _class_rows(folder)
+    parts = _parts(folder)
+    rows = [row for d,part in parts.items() for row in _class_rows(d, part)] if parts else _inner_rows(folder)
     if not rows:
         raise WorkbookError(f'no photos in {folder}: it should hold one folder for each class, with photos '
             f'({_endings()}) inside')

@@ -15,10 +15,10 @@ from .corrections import correct, read_corrections
 from .filenames import add_names
 from .folders import find_photos, from_folder, from_photos, subfolders
 from .hub import from_datasets, from_fastai
-from .items import SPLITS
+from .items import split_of
 from .photo_files import is_photo_file
 from .sample import sample_items
-from .tables import from_table, from_tables, split_files
+from .tables import READERS, from_table, from_tables, split_files
 from .trashnet import trashnet
 
 # %% ../../nbs/138_data.read.ipynb #108b3621
@@ -26,15 +26,22 @@ def _is_wrapper(folder):
     "Whether a folder holds class or split folders, and no photos of its own"
     names = {d.name.lower() for d in subfolders(folder)}
     has_photos = any(is_photo_file(p) for p in folder.iterdir())
-    return bool(names & set(SPLITS)) or bool(names) and not has_photos
+    return any(split_of(name) for name in names) or bool(names) and not has_photos
 
 # %% ../../nbs/138_data.read.ipynb #a52e305d
+def _log_tables(folder):
+    "Say that a table lies among the photos"
+    tables = [p.name for p in sorted(Path(folder).iterdir()) if p.suffix.lower() in READERS and p.suffix.lower()!='.txt']
+    if tables:
+        log.warning('%s is read by its folders; it also holds %s: give that file to read the labels from it', folder, tables[0])
+
 def from_any_folder(
     folder:Path|str # Class folders, photos, or one folder that holds them
 )->pd.DataFrame: # Items; without labels if there are no class folders
     "Items from a folder of photos in whatever order"
     inner = subfolders(folder)
-    if len(inner)==1 and inner[0].name.lower() not in SPLITS and _is_wrapper(inner[0]):
+    _log_tables(folder)
+    if len(inner)==1 and not split_of(inner[0].name) and _is_wrapper(inner[0]):
         log.warning('%s holds one folder, %s, which holds others: those are taken', folder, inner[0].name)
         return from_any_folder(inner[0])
     if inner or not find_photos(folder): return from_folder(folder)

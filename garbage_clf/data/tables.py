@@ -6,14 +6,15 @@
 __all__ = ['READERS', 'from_table', 'split_files', 'from_tables']
 
 # %% ../../nbs/108_data.tables.ipynb #5c7802b9
-import csv, warnings
+import codecs, csv, warnings
 from pathlib import Path
 
 import pandas as pd
 
 from ..core import WorkbookError, log
+from ..escape import unguard
 from .frames import from_frame
-from .items import SPLITS
+from .items import split_of
 
 # %% ../../nbs/108_data.tables.ipynb #813e112c
 def _header(path, encoding, sep):
@@ -22,10 +23,22 @@ def _header(path, encoding, sep):
         return next(csv.reader(f, delimiter=sep), [])
 
 # %% ../../nbs/108_data.tables.ipynb #f9a4c016
+def _encoding(path):
+    "UTF-8, or what an older Windows or Excel has written"
+    decoder = codecs.getincrementaldecoder('utf-8')()
+    with open(path, 'rb') as f:
+        try:
+            while part := f.read(1<<20): decoder.decode(part)
+            decoder.decode(b'', final=True)
+            return 'utf-8-sig'
+        except UnicodeDecodeError: pass
+    log.warning('%s is not UTF-8: read as Windows-1252, look at letters with accents', Path(path).name)
+    return 'cp1252'
+
 def _dialect(path):
     "Encoding and delimiter of a delimited file"
     with open(path, 'rb') as f: mark = f.read(2)
-    encoding = 'utf-16' if mark in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig'
+    encoding = 'utf-16' if mark in (b'\xff\xfe', b'\xfe\xff') else _encoding(path)
     if Path(path).suffix.lower()=='.tsv': return encoding,'\t'
     return encoding,max(',;\t|', key=lambda sep: len(_header(path, encoding, sep)))
 
@@ -44,7 +57,7 @@ def _read_delimited(path):
             n += len(part)
             if n>len(part): log.info('%s: %d rows read', Path(path).name, n)
             parts.append(part.set_axis(header, axis=1))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=header)
+    return unguard(pd.concat(parts, ignore_index=True)) if parts else pd.DataFrame(columns=header)
 
 # %% ../../nbs/108_data.tables.ipynb #3590c742
 def _read_jsonl(path): return pd.read_json(path, lines=True, dtype=False, encoding='utf-8-sig')
@@ -89,8 +102,8 @@ def split_files(
     "The tables called train, valid and test in a folder"
     parts = {}
     for p in sorted(Path(folder).iterdir()):
-        if p.stem.lower() not in SPLITS or p.suffix.lower() not in READERS: continue
-        if p.suffix.lower()!='.txt' or _has_columns(p): parts[p] = SPLITS[p.stem.lower()]
+        if not split_of(p.stem) or p.suffix.lower() not in READERS: continue
+        if p.suffix.lower()!='.txt' or _has_columns(p): parts[p] = split_of(p.stem)
     return parts if 'train' in parts.values() else {}
 
 # %% ../../nbs/108_data.tables.ipynb #e58cff8b

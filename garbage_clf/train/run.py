@@ -17,8 +17,9 @@ import torch
 from .. import __version__
 from ..bins import read_rules
 from ..compat import upgrade
-from ..core import WorkbookError, write_json, write_tensors, write_text
+from ..core import WorkbookError, log, write_json, write_tensors, write_text
 from ..data.download import sha256
+from ..escape import safe_csv
 from ..data.pixels import photo_pixels
 from ..metrics import classification_metrics, confidence_threshold, confusion_matrix
 from ..models.precision import precision
@@ -131,8 +132,11 @@ def _threshold(results):
 
 def _labels(task, evaluation):
     "What `labels.json` says"
-    labels = dict(classes=task.classes, size=task.recipe.size, modalities=modalities(task.recipe),
-        threshold=_threshold(evaluation.results))
+    threshold = _threshold(evaluation.results)
+    if threshold is None:
+        n = int((evaluation.results.split=='valid').sum())
+        log.warning('no prediction will be marked as confident: %d validation items do not show an accuracy of 90 %%', n)
+    labels = dict(classes=task.classes, size=task.recipe.size, modalities=modalities(task.recipe), threshold=threshold)
     if evaluation.ablation:
         labels['threshold_by_modality'] = {m: _threshold(r) for m,r in evaluation.ablation.items()}
     return labels
@@ -158,14 +162,14 @@ def _training(task, model_path):
         machine=_machine(task.device), model_sha256=sha256(model_path))
 
 def _write_csvs(folder, task, stats, results):
-    write_text(folder/'items.csv', task.items.to_csv(index=False))
+    write_text(folder/'items.csv', safe_csv(task.items))
     write_text(folder/'training_stats.csv', stats.to_csv(index=False))
     write_text(folder/'training_losses.csv', stats[['epoch','train_loss','val_loss']].to_csv(index=False))
-    write_text(folder/'evaluation_results.csv', results.to_csv(index=False))
+    write_text(folder/'evaluation_results.csv', safe_csv(results))
     has_test = (results.split=='test').any()
     shown = results[results.split==('test' if has_test else 'valid')]
     counts = confusion_matrix(shown.actual, shown.predicted, task.classes)
-    write_text(folder/'confusion_matrix.csv', counts.to_csv())
+    write_text(folder/'confusion_matrix.csv', safe_csv(counts, index=True))
 
 def write_run(
     folder:Path|str, # Of the run

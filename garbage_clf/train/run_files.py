@@ -15,6 +15,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..core import WorkbookError
+from ..escape import unguard
 
 # %% ../../nbs/365_train.run_files.ipynb #19286375
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -34,6 +35,8 @@ class Labels(_File):
     @model_validator(mode='after')
     def _complete(self):
         if len(set(self.classes))<len(self.classes): raise ValueError('a class is there twice')
+        if self.modalities==['text','image']: raise ValueError('modalities are image, text, in this order')
+        if self.modalities==['text','image']: raise ValueError('modalities are image, text, in this order')
         if len(self.modalities)==2 and len(self.threshold_by_modality)<2:
             raise ValueError('threshold_by_modality is needed for photos and for texts')
         return self
@@ -123,7 +126,7 @@ def read_csv(
 )->pd.DataFrame: # Other columns are strings too
     "A CSV file with the columns that it should have, or an error of one line"
     try:
-        df = pd.read_csv(path, dtype='string', keep_default_na=False, na_values=[''])
+        df = unguard(pd.read_csv(path, dtype='string', keep_default_na=False, na_values=['']))
         _check_columns(df, [*strings, *numbers])
         for column in numbers: df[column] = pd.to_numeric(df[column]).astype(float)
         return df

@@ -10,7 +10,8 @@ __all__ = ['TAKES', 'PLOT', 'card_metadata', 'purpose_section', 'markdown_table'
 import pandas as pd
 import yaml
 
-from ..analysis.cells import main_split, plain_text
+from ..analysis.cells import main_split
+from ..escape import plain_text
 from ..metrics import metrics_line, metrics_table
 from ..train.recipe import architecture
 from ..train.recipes import as_command
@@ -56,7 +57,7 @@ def purpose_section(
     modalities = tuple(run.labels['modalities'])
     sources = {('image',):'photos', ('text',):'words', ('image','text'):'photos and words'}[modalities]
     classes = [plain_text(c) for c in run.labels['classes']]
-    return f"""A classifier of garbage: {architecture(r)}, {how}. It takes {TAKES[modalities]} and predicts which of \
+    return f"""A classifier of garbage: {plain_text(architecture(r))}, {how}. It takes {TAKES[modalities]} and predicts which of \
 {len(classes)} classes it belongs to: {', '.join(classes)}.
 
 ## Intended use
@@ -146,11 +147,11 @@ def training_section(
 )->str: # Markdown
     "How the model was trained"
     r = run.recipe
-    text = f'## Training\n\nRecipe `{as_command(r)}`; `config.json` has every value.'
+    text = f'## Training\n\nRecipe {plain_text(as_command(r))}; `config.json` has every value.'
     if r.model:
         weights = ', pretrained on ImageNet' if r.pretrained else ''
-        text += f' Backbone {r.model}{weights}, photos of {r.size} pixels.'
-    if r.text: text += f' Texts are encoded by {r.text}.'
+        text += f' Backbone {plain_text(r.model)}{weights}, photos of {r.size} pixels.'
+    if r.text: text += f' Texts are encoded by {plain_text(r.text)}.'
     return text
 
 # %% ../../nbs/506_use.card.ipynb #7e6d0b5e
@@ -196,6 +197,6 @@ def card(
     "A model card from what a run knows"
     metadata = yaml.safe_dump(card_metadata(run, title, licence), sort_keys=False, allow_unicode=True)
     sections = [
-        f'---\n{metadata}---', f'# {title}', purpose_section(run), data_section(run), metrics_section(run),
+        f'---\n{metadata}---', f'# {plain_text(title)}', purpose_section(run), data_section(run), metrics_section(run),
         limits_section(run), training_section(run), loading_section(run, title)]
     return '\n\n'.join(sections)+'\n'

@@ -6,7 +6,7 @@
 __all__ = ['FILES', 'write_card', 'model_config', 'model_folder', 'is_folder_of', 'card_title', 'folder_to_upload', 'publish']
 
 # %% ../../nbs/508_use.publish.ipynb #365f15df
-import filecmp, shutil
+import filecmp, re, shutil
 from pathlib import Path
 
 from ..analysis.cells import main_split
@@ -81,7 +81,7 @@ def card_title(
 )->str: # Empty where it has none
     "The title of a card"
     for line in text.splitlines():
-        if line.startswith('# '): return line[2:]
+        if line.startswith('# '): return re.sub(r'\\(.)', r'\1', line[2:])
     return ''
 
 # %% ../../nbs/508_use.publish.ipynb #53c5b445
