@@ -111,7 +111,10 @@ def metrics_table(
     "Precision, recall, F1 and support by class"
     import pandas as pd
     table = pd.DataFrame(metrics['per_class']).T
-    return table.astype({'support':int}).round(3).rename_axis('class')
+    table = table.astype({'support':int}).round(3).rename_axis('class')
+    shares = ['precision','recall','f1']
+    unknown = table.support==0 # Neither right nor wrong
+    return table.assign(**table[shares].astype(object).mask(unknown, ''))
 
 # %% ../nbs/050_metrics.ipynb #55141fc8
 def metrics_line(

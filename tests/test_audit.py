@@ -97,7 +97,7 @@ def test_splits_texts_and_columns():
     assert kinds()==set()
     assert kinds(source=np.where(rng.random(400)<.9, label, 'agency'))=={'target leakage: column source'}
     assert kinds(text=[f'{i} says {l}' for i,l in enumerate(label)])=={'target leakage: class named in text'}
-    assert kinds(text=[None, *base['text'][1:]])=={'nothing there'}
+    assert kinds(text=[None, *base['text'][1:]])=={'no photo and no text'}
     assert kinds(text=['same',base['text'][1],'same',*base['text'][3:]], label=['fake',*label[1:]])=={'same text','same text, several labels','test texts also in train'}
     assert kinds(label=[None, *label[1:]])=={'no label'}
     assert kinds(split=[None, *base['split'][1:]])=={'incomplete split'}
@@ -110,7 +110,7 @@ def test_split_leaves_out_what_has_no_label(tmp_path):
     write_text(tmp_path/'t.csv', pd.DataFrame(dict(text=[f'word {i} of {i%7}' for i in range(40)]+[''], label=['a','b']*19+[None]*3)).to_csv(index=False))
     assert main(['split', str(tmp_path/'t.csv'), '--out', str(tmp_path/'items.csv')])==0
     assert len(from_table(tmp_path/'items.csv'))==38 and from_table(tmp_path/'items.csv').label.notna().all()
-    assert pd.read_csv(tmp_path/'items.left-out.csv').reason.tolist()==['no label','no label','nothing there']
+    assert pd.read_csv(tmp_path/'items.left-out.csv').reason.tolist()==['no label','no label','no photo and no text']
 
 def test_what_photos_carry(tmp_path):
     "One class came as PNG, the other as JPEG: a model may learn that"

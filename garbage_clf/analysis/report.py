@@ -6,7 +6,7 @@
 __all__ = ['PAGE_STYLE', 'METADATA', 'run_cell', 'report']
 
 # %% ../../nbs/440_analysis.report.ipynb #3a87a621
-import io
+import io, warnings
 from base64 import b64encode
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from .cells import IMPORTS, for_notebook, main_split, report_cells
 from ..core import WorkbookError, log, write_text
-from ..plots import set_style
+from ..plots import set_style, warn_missing_letters
 from ..train.run import Run
 
 # %% ../../nbs/440_analysis.report.ipynb #b98537d2
@@ -51,7 +51,8 @@ def _run_cells(cells, run):
     names = {}
     exec(IMPORTS, names)
     names |= dict(run=run, split=main_split(run))
-    with plt.rc_context(), pd.option_context('display.max_colwidth', None):
+    with plt.rc_context(), pd.option_context('display.max_colwidth', None), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='Glyph .* missing') # Said once, by `warn_missing_letters`
         set_style()
         for cell in cells:
             if cell.cell_type=='code' and not for_notebook(cell): run_cell(cell, names)
@@ -106,6 +107,7 @@ def report(
 )->Path: # `report.html`, with `report.ipynb` and `plots/` beside it
     "Write, run and print the report of a run"
     import nbformat
+    warn_missing_letters(run.labels['classes'])
     cells = report_cells(run)
     try: _run_cells(cells, run)
     except (KeyError,ValueError,TypeError,IndexError) as e:

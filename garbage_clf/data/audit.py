@@ -108,7 +108,7 @@ def broken(
     result:Audit # What was found
 )->pd.DataFrame: # A row for each such item, with its index and the reason
     "Items that no training can use"
-    kinds = [*BROKEN, 'nothing there', 'no label']
+    kinds = [*BROKEN, 'no photo and no text', 'no label']
     rows = [f.rows.assign(reason=f.kind)[['reason']] for f in result.findings if f.kind in kinds]
     if not rows: return result.items[:0].assign(reason='')[['reason']]
     reasons = pd.concat(rows)

@@ -45,7 +45,7 @@ AUGMENTATIONS = {'none': Augmentation(flip=0.),
     'trivial': Augmentation(trivial=True)}
 
 # %% ../../nbs/162_data.augment.ipynb #d910750c
-N_RANDOM = 12 # Random numbers a photo
+N_RANDOM = 12 # Random numbers for each photo
 
 # %% ../../nbs/162_data.augment.ipynb #77d9aa52
 def _between(u, low, high):

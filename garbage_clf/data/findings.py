@@ -59,7 +59,7 @@ def check_files(
     none = items.index[items.image.isna() & items.text.isna()]
     if len(none):
         message = 'neither a photo nor a text: remove'
-        found.append(Finding('error', 'nothing there', len(none), message, item_rows(items, none)))
+        found.append(Finding('error', 'no photo and no text', len(none), message, item_rows(items, none)))
     return found
 
 # %% ../../nbs/140_data.findings.ipynb #d0d856aa

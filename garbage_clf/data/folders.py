@@ -87,7 +87,8 @@ def _class_rows(folder, split=None):
 # %% ../../nbs/104_data.folders.ipynb #76713a3a
 def log_left_out(
     folder:Path|str, # The folder that was read
-    used # Paths of the photos that were taken
+    used, # Paths of the photos that were taken
+    why:str='no photos, or in no class folder of a known part' # What the others are
 ):
     "Log which other files lie in a folder"
     used = {str(p) for p in used}
@@ -96,8 +97,8 @@ def log_left_out(
     endings = pd.Series([p.suffix.lower() or 'no ending' for p in rest]).value_counts()
     counts = ', '.join(f'{n} {ending}' for ending,n in endings.items())
     n_files = '1 file' if len(rest)==1 else f'{len(rest)} files'
-    log.warning('%s in %s left out (%s, %s first): no photos, or in no class folder of a known part',
-        n_files, Path(folder).name or folder, counts, min(rest).relative_to(folder))
+    log.warning('%s in %s left out (%s, %s first): %s',
+        n_files, Path(folder).name or folder, counts, min(rest).relative_to(folder), why)
 
 # %% ../../nbs/104_data.folders.ipynb #50c63994
 def _endings(): return ' '.join(sorted(PHOTO_ENDINGS))

@@ -83,7 +83,8 @@ def _from_is_valid(values, where):
 def _one_hot(df, chosen):
     "A table with a column `label` made of columns of 0 and 1, if it has such and no label"
     if 'label' in chosen: return df,chosen
-    rest = [c for c in df if c not in chosen.values() and df[c].astype('string').str.strip().isin(['0','1','0.0','1.0']).all()]
+    once = df.columns[~df.columns.duplicated(keep=False)]
+    rest = [c for c in once if c not in chosen.values() and df[c].astype('string').str.strip().isin(['0','1','0.0','1.0']).all()]
     ones = df[rest].astype('string').apply(lambda c: c.str.strip().str.startswith('1')) if rest else df[rest]
     if len(rest)<2 or not (ones.sum(axis=1)==1).all(): return df,chosen
     log.warning('the columns of 0 and 1 are taken as the label: %s', ', '.join(rest[:8]))
@@ -133,7 +134,7 @@ def _locate(own, folder, optional):
         nested = folder.paths(own.label.str.cat(own.image, sep='/'))
         if _any_exists(nested): paths = nested.fillna(paths)
     if not optional: return paths
-    exists = paths.map(os.path.lexists, na_action='ignore').fillna(True).astype(bool)
+    exists = pd.Series([pd.isna(p) or os.path.lexists(p) for p in paths], paths.index, dtype=bool)
     gone = paths.notna() & ~exists
     if gone.any():
         n = own.image.notna().sum()

@@ -83,7 +83,7 @@ def relabel(
 def join(
     *tables:pd.DataFrame # Items
 )->pd.DataFrame: # All of them, numbered anew; groups of different tables stay apart
-    "One table of several"
+    "Tables of items under each other, as one"
     if not tables: raise WorkbookError('nothing to join: give tables of items')
     named = [t.assign(group=f'{i} '+t.group) for i,t in enumerate(tables, 1)]
     return to_items(pd.concat(named, ignore_index=True))
@@ -91,7 +91,7 @@ def join(
 # %% ../../nbs/100_data.items.ipynb #8c158e44
 def write_table(
     items:pd.DataFrame, # Items
-    path:Path|str # A CSV file; one that is there is replaced as a whole
+    path:Path|str # A CSV file; one that is there is overwritten, and never left half-written
 ):
     "Write items as CSV"
     folder = os.path.join(Path(path).absolute().parent, '')

@@ -14,7 +14,7 @@ import torch
 
 from ..core import log, progress
 from .download import photo_digests
-from .images import image_array
+from .images import image_array, log_unreadable
 from .store import Store
 
 # %% ../../nbs/160_data.pixels.ipynb #fffc49a6
@@ -105,7 +105,7 @@ def photo_pixels(
     decoder = _Decoder(paths, size)
     rows,at = Store(f'pixels-{size}', (size,size,3)).fill(keys, decoder)
     name_copies(decoder.unreadable, paths, digests)
-    for why in decoder.unreadable.values(): log.warning(why)
+    log_unreadable(decoder.unreadable)
     return Pixels(rows, at[at>=0]),decoder.unreadable
 
 # %% ../../nbs/160_data.pixels.ipynb #e7d22256

@@ -88,7 +88,7 @@ def check_model_name(
 def make_backbone(
     name:str, # One of `BACKBONES`, registered, or any name of timm's
     pretrained:bool=True, # Start from ImageNet weights; networks from scratch have none and need False
-    size:int=224, # Height and width of a photo, pixels; matters for networks from scratch
+    size:int=224, # Height and width of a photo, pixels; matters for networks from scratch and registered ones
     gray:bool=False # Grayscale; networks from scratch only
 )->Backbone: # Without a head
     "A backbone by name"

@@ -61,8 +61,9 @@ def evaluate_task(
 
 # %% ../../nbs/380_train.fit.ipynb #f94103f5
 def _refuse_finished(out):
-    if (out/'recipe.json').exists():
-        raise WorkbookError(f'{out} already holds a run: choose another --out, or move it away')
+    if not (out/'recipe.json').exists(): return
+    report = '' if (out/'report.html').exists() else f' (garbage-clf report {out} writes its report)'
+    raise WorkbookError(f'{out} already holds a run{report}: choose another --out, or move it away')
 
 def new_folder(
     out:Path|str # Of a run that is to be trained

@@ -29,6 +29,8 @@ def _field(name):
 def _convert(name, value, kind):
     "A value in the type of its field"
     if kind is bool and value in (True,False,'true','false'): return value in (True,'true')
+    if kind is str and not (isinstance(value, (str,int,float)) and str(value).isprintable()):
+        raise WorkbookError(f'{name} {ascii(value)[:80]} is not text')
     try:
         if kind is bool or isinstance(value, bool): raise ValueError
         if kind is int and int(value)!=float(value): raise ValueError
@@ -155,9 +157,13 @@ def load_recipe(
     try: values = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as e:
         raise WorkbookError(f'cannot read the recipe {path}: {e}') from e
+    except RecursionError as e: raise WorkbookError(f'cannot read the recipe {path}: it is nested too deeply') from e
     if not isinstance(values, dict) or not (values.get('model') or values.get('text')):
         raise WorkbookError(f'cannot read the recipe {path}: it names no model')
     values = upgrade(values, 'recipe.json')
     values.pop('versions', None)
-    start = Recipe(*(values.pop(k, '') for k in ('name','about','model')))
-    return _with_values(start, values)
+    words = [values.pop(k, '') for k in ('name','about','model')]
+    for word in words:
+        if not isinstance(word, str) or not word.isprintable():
+            raise WorkbookError(f'cannot read the recipe {path}: {ascii(word)[:80]} is no line of text')
+    return _with_values(Recipe(*words), values)

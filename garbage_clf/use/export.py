@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..cache import atomic_folder
 from ..core import WorkbookError, choose, write_json
 from ..data.download import sha256
 from ..train.model import TEXT_FILES
@@ -61,6 +62,16 @@ def describe_weights(
     return about
 
 # %% ../../nbs/504_use.export.ipynb #5ee9b01a
+def _write_files(run, tensors, format, out):
+    "The weights, what reads texts, and `weights.json`"
+    WRITERS[format](run, tensors, out)
+    for name in TEXT_FILES:
+        if (run.path/name).exists(): shutil.copyfile(run.path/name, out/name)
+    about = describe_weights(run, tensors, format)
+    files = sorted(p for p in out.rglob('*') if p.is_file())
+    about['files'] = {p.relative_to(out).as_posix(): sha256(p) for p in files}
+    write_json(out/'weights.json', about)
+
 def export_weights(
     run:Run, # A finished run
     out:Path|str, # A new folder
@@ -70,15 +81,8 @@ def export_weights(
     run = Run(run)
     out = Path(out)
     choose(format, WRITERS, 'format of weights')
-    if out.exists():
-        raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
     tensors = load_model(run).state_dict()
-    out.mkdir(parents=True)
-    WRITERS[format](run, tensors, out)
-    for name in TEXT_FILES:
-        if (run.path/name).exists(): shutil.copyfile(run.path/name, out/name)
-    about = describe_weights(run, tensors, format)
-    files = sorted(p for p in out.rglob('*') if p.is_file())
-    about['files'] = {p.relative_to(out).as_posix(): sha256(p) for p in files}
-    write_json(out/'weights.json', about)
+    with atomic_folder(out) as new:
+        if new is None: raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
+        _write_files(run, tensors, format, new)
     return out

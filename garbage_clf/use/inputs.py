@@ -20,9 +20,11 @@ from ..data.tables import READERS, from_table
 # %% ../../nbs/500_use.inputs.ipynb #24818a3c
 def _expand(path):
     "The files that one path stands for"
-    if Path(path).is_dir():
+    try: is_folder = Path(path).is_dir()
+    except (OSError,ValueError): return [path] # Not even a name: an error when it is opened
+    if is_folder:
         found = find_photos(path)
-        log_left_out(path, found)
+        log_left_out(path, found, 'no photos')
         return [str(f) for f in found] or [f'{path} (a folder without photos)']
     if Path(path).exists() or not glob.has_magic(path): return [path]
     files = [f for f in glob.glob(path, recursive=True) if not Path(f).is_dir()]
@@ -80,7 +82,7 @@ def _valid(texts):
 
 def _add_texts(rows, text):
     "Rows with a text for all, or one for each, where they have none"
-    if not isinstance(text, str) and pd.api.types.is_scalar(text):
+    if not isinstance(text, str) and not pd.api.types.is_list_like(text):
         raise WorkbookError(f'text {text!r} is no text: give a text, or a list with one for each photo')
     one_for_all = isinstance(text, str)
     texts = _valid([text]*max(len(rows), 1) if one_for_all else text)
