@@ -43,6 +43,8 @@ def unguard(
     df:'pd.DataFrame' # Of strings, as read from a CSV
 )->'pd.DataFrame':
     "A table without the apostrophes of `safe_csv`"
-    strings = df.select_dtypes(['object','string','str']).columns
     def bare(value): return value[1:] if isinstance(value, str) and value[:1]=="'" and FORMULA.match(value[1:]) else value
-    return df.assign(**{c: df[c].map(bare, na_action='ignore') for c in strings})
+    out = df.copy()
+    for i,dtype in enumerate(df.dtypes): # By number: a name may be there twice
+        if dtype.kind=='O': out.isetitem(i, df.iloc[:,i].map(bare, na_action='ignore').astype(dtype))
+    return out

@@ -20,7 +20,7 @@ COLUMN_NAMES = dict(
         'image_id','bild','datei','dateiname','pfad','foto','fichier','nom_fichier','chemin','imagen','archivo','ruta'],
     text=['text','article','prompt','description','words','title','sentence','caption','beschreibung','bezeichnung','texte',
         'texto','descripcion'],
-    label=['label','class','category','target','label_idx','choice','class_name','labels','klasse','kategorie','classe',
+    label=['label','class','category','target','label_idx','choice','class_name','labels','actual','klasse','kategorie','classe',
         'categorie','etiquette','clase','categoria','etiqueta'],
     split=['split','subset','set','partition','is_valid','aufteilung'], group=['group'])
 
