@@ -12,8 +12,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from .confusion import split_results
-from ..core import WorkbookError
-from ..data.images import load_image
+from ..data.explore_plots import show_photo
 
 # %% ../../nbs/405_analysis.gallery.ipynb #87190ad8
 def worst_mistakes(
@@ -33,14 +32,6 @@ def worst_mistakes(
     columns = ['image','text','actual','predicted','probability','probability_of_actual']
     return rows.loc[order, columns].reset_index(drop=True)
 
-# %% ../../nbs/405_analysis.gallery.ipynb #a02164a1
-def _show_photo(path, ax):
-    "Draw a photo, or say that it is gone"
-    try:
-        ax.imshow(load_image(path, 192))
-    except (WorkbookError, TypeError):
-        ax.text(.5, .5, 'no photo', ha='center', va='center', transform=ax.transAxes, color='#666')
-
 # %% ../../nbs/405_analysis.gallery.ipynb #b6c171b6
 def plot_mistake(
     row, # A row of `worst_mistakes`, as `itertuples` or `iloc` gives it
@@ -54,7 +45,7 @@ def plot_mistake(
         words = textwrap.fill(str(row.text)[:120], 16)
         ax.text(.5, .5, words, ha='center', va='center', transform=ax.transAxes, fontsize=8)
     else:
-        _show_photo(row.image, ax)
+        show_photo(row.image, ax)
         if has_text: title += f'\n"{str(row.text)[:26]}"'
     ax.set_title(title, fontsize=7)
     ax.set(xticks=[], yticks=[])

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .duplicates import DUPLICATE_SIMILARITY
-from .images import to_rgb
+from .images import shrink, to_rgb
 from .photo_files import decoding, open_photo
 
 # %% ../../nbs/148_data.audit_page.ipynb #de574a92
@@ -25,7 +25,7 @@ def picture_url(
         with open_photo(path) as im:
             im.draft('RGB', (4*height,2*height))
             with decoding(im):
-                im = to_rgb(im)
+                im = to_rgb(shrink(im, height))
                 im.thumbnail((4*height,height), reducing_gap=2)
             buffer = io.BytesIO()
             im.save(buffer, 'JPEG', quality=60)

@@ -39,6 +39,7 @@ def _dialect(path):
     "Encoding and delimiter of a delimited file"
     with open(path, 'rb') as f: mark = f.read(2)
     encoding = 'utf-16' if mark in (b'\xff\xfe', b'\xfe\xff') else _encoding(path)
+    if encoding=='utf-16': log.warning('%s is read as UTF-16', Path(path).name)
     if Path(path).suffix.lower()=='.tsv': return encoding,'\t'
     return encoding,max(',;\t|', key=lambda sep: len(_header(path, encoding, sep)))
 
