@@ -141,7 +141,7 @@ def test_unknown_recipe_device_split(photos, tmp_path, out, capsys):
     fails(capsys, "did you mean 'mobilenet-frozen'", 'train', photos, '--recipe', 'mobilenet-frozn')
     fails(capsys, "device 'tpu' is not here", 'train', photos, '--device', 'tpu', '--out', out)
     (tmp_path/'a.csv').write_text('image,label,split\nx.jpg,a,dev\n')
-    fails(capsys, "split 'dev' is not known", 'train', tmp_path/'a.csv')
+    fails(capsys, "split 'deux' is not known", 'train', tmp_path/'a.csv')
 
 def test_existing_run_is_untouched(photos, out, capsys):
     assert train(photos, out)==0

@@ -100,7 +100,7 @@ def held_out_items(
 # %% ../../nbs/385_train.evaluate.ipynb #76bb261b
 def evaluate(
     run:Run|str|Path, # A finished run
-    items:pd.DataFrame=None, # With labels; none for what the run held out
+    items:pd.DataFrame=None, # With labels; None for the items that the run held out
     device:str='auto' # 'auto', 'cpu', 'cuda', 'mps'
 )->tuple[dict,pd.DataFrame]: # Metrics by split, and the table of results
     "Evaluate the model of a run"

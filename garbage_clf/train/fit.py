@@ -66,8 +66,8 @@ def _refuse_finished(out):
     raise WorkbookError(f'{out} already holds a run{report}: choose another --out, or move it away')
 
 def new_folder(
-    out:Path|str # Of a run that is to be trained
-)->Path: # Made, and without a run
+    out:Path|str # Folder for a run that is to be trained
+)->Path: # The folder, created; it holds no run
     "A folder for a new run"
     out = Path(out)
     _refuse_finished(out)
@@ -161,7 +161,7 @@ class _Timer:
         self.start = now
 
     def rounded(self, stats):
-        "Also the epochs before a resume count"
+        "Rounded seconds; 'fit' includes the epochs before a resume"
         fit = max(self.seconds['fit'], stats.seconds.sum())
         return {k: round(v, 2) for k,v in dict(self.seconds, fit=fit).items()}
 
@@ -200,7 +200,7 @@ def fit(
 
 def resume_fit(
     items:pd.DataFrame, # The same as before
-    recipe:Recipe, # The same as before; the batch size may differ
+    recipe:Recipe, # The same as before; batch_size and accumulate may differ
     out:str|Path, # The folder of the training that was cut off
     device:str='auto', # 'auto', 'cpu', 'cuda', 'mps'
     cbs=() # More fastai callbacks

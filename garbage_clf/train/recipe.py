@@ -34,7 +34,7 @@ WHEN = {
     'transformer': (lambda r: r.text and r.text not in FROM_SCRATCH_TEXT, '{} is for transformers')}
 
 def option(
-    default, # The field's default; a value given as text is converted to its type
+    default, # The field's default; text from the command line is converted to its type
     help:str, # One sentence that stands by itself
     bounds:tuple=None, # Smallest and largest value
     choices=None, # Allowed values: a list, or a registry, which is looked up at each check so that it may grow
@@ -62,8 +62,8 @@ class Recipe:
     head_epochs:int = option(0,
         'How many of the epochs, at the start, train with a frozen backbone', (0,10_000), when='unfrozen')
     unfreeze_from:str = option('',
-        'Which layers of the backbone train after head_epochs: the named one and all after it; with '
-        'a share such as 25%, all but the first quarter; with nothing, all', when='unfrozen')
+        'First layer of the backbone to train after head_epochs: its name, or the share of layers '
+        'to leave frozen, as 25%; empty for all layers', when='unfrozen')
     freeze_norms:bool = option(False,
         'Frozen BatchNorm in a pretrained backbone, in all epochs', when='unfrozen,photos')
     batch_size:int = option(64, 'Items in a batch', (2,65536))
@@ -75,8 +75,8 @@ class Recipe:
     lr:float = option(3e-3, 'Highest learning rate', (1e-8,10))
     head_lr:float = option(1e-3, 'Highest learning rate during head_epochs', (1e-8,10))
     lr_decay:float = option(.1,
-        'Share of the learning rate in the first layers of a backbone; it rises to 1 in the '
-        'head', (1e-4,1))
+        'Learning rate of the first layers of a backbone, as a share of that of the head; layers '
+        'between lie between', (1e-4,1))
     weight_decay:float = option(.1,
         'Weight decay: decoupled with adamw, L2 in the gradient with the others; biases and '
         'norms have none. For tfidf, one over C of scikit-learn', (0,10))
@@ -87,8 +87,7 @@ class Recipe:
         'Largest gradient norm over all parameters; 0 for no clipping',
         (0,1e6), when='epochs')
     ema:float = option(0.,
-        'Exponential moving average of the weights that keeps this share in each step; 0 for '
-        'none', (0,.99999), when='epochs')
+        'Decay of the exponential moving average of the weights; 0 for none', (0,.99999), when='epochs')
     head:str = option('normed', 'Style of the head', choices=HEADS, when='one')
     hidden:int = option(256,
         'Width of the hidden layer of the head; 0 for a linear head', (0,65536))
@@ -144,7 +143,7 @@ class Recipe:
 
 # %% ../../nbs/300_train.recipe.ipynb #e50bbfcd
 def recipe_fields()->'pd.DataFrame': # field, default, values, help; one row a field
-    "The choices of a recipe beside its name, its description and its model"
+    "The choices of a recipe, except name, description and model"
     import pandas as pd
     rows = []
     for f in fields(Recipe)[3:]:

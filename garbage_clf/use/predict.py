@@ -34,7 +34,7 @@ class Prediction:
     confident:bool=False # Whether the probability reaches the run's threshold
     bin:str='' # Where it goes, by local rules
     probabilities:dict=field(default_factory=dict) # Of each class, 0..1
-    note:str='' # What to know about it
+    note:str='' # A caution, such as that no word of the text is known
     error:str='' # Why there is no prediction
 
     def to_dict(self)->dict: # Ready for JSON
