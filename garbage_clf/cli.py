@@ -93,12 +93,15 @@ def _answer_at_once(words):
     return True
 
 # %% ../nbs/538_cli.ipynb #38c898b9
-def _prepare_process():
-    "Make standard streams that take anything, and keep the working folder off the import path"
+def _prepare_streams():
+    "Make standard streams that take anything"
     for name in ('stdout','stderr'):
         if getattr(sys, name) is None: setattr(sys, name, open(os.devnull, 'w')) # Closed by the caller
         stream = getattr(sys, name)
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace') # A terminal without Unicode
+
+def _leave_folder():
+    "Keep the working folder off the import path: a file seaborn.py there is data"
     here = os.path.realpath(os.curdir)
     sys.path[:] = [p for p in sys.path if p and os.path.realpath(p)!=here]
 
@@ -106,7 +109,8 @@ def main(
     argv:list[str]=None # Words after `garbage-clf`; None for those of the terminal
 )->int: # Exit code
     "Run a command"
-    _prepare_process()
+    _prepare_streams()
+    if argv is None: _leave_folder()
     words = list(sys.argv[1:] if argv is None else argv)
     debug = '--debug' in words
     words = [w for w in words if w!='--debug']

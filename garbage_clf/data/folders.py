@@ -30,13 +30,17 @@ def _new_folders(root, names, visited):
     return new
 
 # %% ../../nbs/104_data.folders.ipynb #bc3c01eb
-def _files(folder, onerror=None):
-    "The files in a folder at any depth, sorted, without hidden ones; broken links are files too"
-    found,visited = [],set()
+def _walk(folder, onerror=None):
+    "The files in a folder at any depth, without hidden ones; broken links are files too"
+    visited = set()
     for root,folders,names in os.walk(folder, followlinks=True, onerror=onerror):
         folders[:] = _new_folders(root, folders, visited) # os.walk descends into what is left here
-        found += [Path(root, n) for n in names if _is_visible(n)]
-    return sorted(found)
+        for n in names:
+            if _is_visible(n): yield Path(root, n)
+
+def _files(folder, onerror=None): return sorted(_walk(folder, onerror))
+
+def _has_photos(folder): return any(is_photo_file(p) for p in _walk(folder))
 
 # %% ../../nbs/104_data.folders.ipynb #ef79e184
 def find_photos(
@@ -111,7 +115,7 @@ def _log_parts(parts):
 
 def _parts(folder):
     "Folder to part of the split; empty where there is no split"
-    folders = [d for d in subfolders(folder) if find_photos(d)]
+    folders = [d for d in subfolders(folder) if _has_photos(d)]
     parts = {d: split_of(d.name) for d in folders if split_of(d.name)}
     others = [d.name for d in folders if d not in parts]
     if parts and others and 'train' not in parts.values():
@@ -122,8 +126,8 @@ def _parts(folder):
 
 def _inner_rows(folder):
     "Rows of class folders, with a split where each of them holds its parts"
-    classes = [d for d in _class_folders(folder) if find_photos(d)]
-    inner = {d: p for c in classes for d in subfolders(c) if (p := split_of(d.name)) and find_photos(d)}
+    classes = [d for d in _class_folders(folder) if _has_photos(d)]
+    inner = {d: p for c in classes for d in subfolders(c) if (p := split_of(d.name)) and _has_photos(d)}
     divided = {d.parent for d in inner}
     if not inner:
         _log_deeper(classes)
@@ -140,7 +144,7 @@ def _inner_rows(folder):
 def _log_deeper(classes):
     "Say that folders inside of class folders are no classes"
     for c in classes:
-        deeper = [d.name for d in subfolders(c) if find_photos(d)]
+        deeper = [d.name for d in subfolders(c) if _has_photos(d)]
         if not deeper: continue
         log.warning('%s holds folders of its own (%s first): all photos below count as %s. If those are the classes, give '
             'the folder that holds them', c.name, deeper[0], c.name)

@@ -38,7 +38,7 @@ def split_of(
     return None
 
 # %% ../../nbs/100_data.items.ipynb #2e8cd51d
-INVISIBLE = '[\u200b-\u200f\u2060\ufeff\u00ad]' # Characters without width
+INVISIBLE = '[\u200b\u200e\u200f\u2060\ufeff\u00ad]' # Characters without width; joiners, as in emoji, stay
 
 def to_items(
     rows # Anything `pd.DataFrame` takes, with some of `COLUMNS`

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..core import WorkbookError
 
@@ -79,7 +79,7 @@ def to_image(
     photo # A `PIL.Image.Image`, an array or a tensor
 )->Image.Image:
     "A photo in memory as a Pillow image"
-    if isinstance(photo, Image.Image): return photo.copy() if photo.filename=='' else photo
+    if isinstance(photo, Image.Image): return photo.copy()
     is_tensor = hasattr(photo, 'detach')
     if not is_tensor and not isinstance(photo, np.ndarray):
         raise ValueError(f'a {type(photo).__name__} is no photo: give a path, bytes, a Pillow image, an array or a tensor')
@@ -107,6 +107,8 @@ def open_photo(
 ): # Yields a `PIL.Image.Image`, not decoded yet if it comes from a file
     "Open a photo of one of `FORMATS`, for the length of a block"
     if hasattr(source, 'read'): source = source.read()
+    if isinstance(source, ImageFile.ImageFile) and source.tile and source.filename:
+        source = source.filename # Not decoded yet: opened once more, so that yours stays as it is
     if not isinstance(source, (str,os.PathLike,bytes,bytearray)):
         yield to_image(source)
         return

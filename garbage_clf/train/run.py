@@ -153,7 +153,8 @@ def _machine(device):
     "Processor and threads, which may change the last digits of a training"
     device = torch.device(device)
     if device.type=='cuda': return torch.cuda.get_device_name(device)
-    chip = torch.cpu.get_capabilities().get('cpu_name') or platform.processor() or platform.machine()
+    capabilities = getattr(torch.cpu, 'get_capabilities', dict)() # Newer torch only
+    chip = capabilities.get('cpu_name') or platform.processor() or platform.machine()
     return f'{chip}, {torch.get_num_threads()} threads, {precision(device)}'
 
 def _training(task, model_path):
