@@ -65,7 +65,8 @@ class Store:
         "Those of the row numbers whose row has changed since it was written"
         if not len(numbers): return numbers
         records = self._records()
-        return numbers[_row_checks(self.map(len(records))[numbers])!=records['row'][numbers]]
+        rows = self.map(len(records))
+        return numbers[_row_checks(rows[i] for i in numbers)!=records['row'][numbers]] # Row by row: all may be larger than memory
 
     def map(self, n:int)->np.ndarray:
         "The first `n` rows, mapped into memory: what is not read is not loaded"
