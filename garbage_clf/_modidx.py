@@ -619,6 +619,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'garbage_clf.data.frames._other_columns': ( 'data.frames.html#_other_columns',
                                                                                      'garbage_clf/data/frames.py'),
                                          'garbage_clf.data.frames._plain': ('data.frames.html#_plain', 'garbage_clf/data/frames.py'),
+                                         'garbage_clf.data.frames._without_false_split': ( 'data.frames.html#_without_false_split',
+                                                                                           'garbage_clf/data/frames.py'),
                                          'garbage_clf.data.frames.choose_columns': ( 'data.frames.html#choose_columns',
                                                                                      'garbage_clf/data/frames.py'),
                                          'garbage_clf.data.frames.from_frame': ( 'data.frames.html#from_frame',

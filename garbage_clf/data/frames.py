@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core import WorkbookError, log
-from .items import COLUMNS, to_items
+from .items import COLUMNS, split_of, to_items
 
 # %% ../../nbs/106_data.frames.ipynb #30c2e909
 COLUMN_NAMES = dict(
@@ -89,6 +89,16 @@ def _one_hot(df, chosen):
     if len(rest)<2 or not (ones.sum(axis=1)==1).all(): return df,chosen
     log.warning('the columns of 0 and 1 are taken as the label: %s', ', '.join(rest[:8]))
     return df.assign(label=ones.astype(int).idxmax(axis=1)),dict(chosen, label='label')
+
+# %% ../../nbs/106_data.frames.ipynb #4d2fe910
+def _without_false_split(df, chosen, named, where):
+    "The chosen columns, without a guessed split whose values are no parts of a split"
+    column = chosen.get('split')
+    if column in (None,'split','is_valid') or 'split' in named: return chosen
+    values = df[column].astype('string').str.strip().replace('', pd.NA).dropna().unique()
+    if all(split_of(v) for v in values): return chosen
+    log.warning('%s: column `%s` names no parts of a split: it is left as it is', Path(where).name, column)
+    return {part: c for part,c in chosen.items() if part!='split'}
 
 # %% ../../nbs/106_data.frames.ipynb #58f5fb70
 class PhotoFolder:
@@ -169,6 +179,7 @@ def from_frame(
     chosen = choose_columns(df.columns.tolist(), columns, where)
     _check_frame(df, chosen.values(), where)
     _log_replaced(df, columns, where)
+    chosen = _without_false_split(df, chosen, columns, where)
     if chosen.get('split')=='is_valid': df = df.assign(is_valid=_from_is_valid(df.is_valid, where))
     df,chosen = _one_hot(df, chosen)
     try: own = to_items({part: df[c] for part,c in chosen.items()})
