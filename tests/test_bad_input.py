@@ -140,7 +140,7 @@ def test_csv_names_missing_photo(tmp_path, out, capsys):
 def test_unknown_recipe_device_split(photos, tmp_path, out, capsys):
     fails(capsys, "did you mean 'mobilenet-frozen'", 'train', photos, '--recipe', 'mobilenet-frozn')
     fails(capsys, "device 'tpu' is not here", 'train', photos, '--device', 'tpu', '--out', out)
-    (tmp_path/'a.csv').write_text('image,label,split\nx.jpg,a,dev\n')
+    (tmp_path/'a.csv').write_text('image,label,split\nx.jpg,a,deux\n')
     fails(capsys, "split 'deux' is not known", 'train', tmp_path/'a.csv')
 
 def test_existing_run_is_untouched(photos, out, capsys):
