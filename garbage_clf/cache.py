@@ -7,7 +7,7 @@ __all__ = ['TAG', 'KEPT', 'cache_dir', 'lock', 'atomic_folder', 'cache_table', '
 
 # %% ../nbs/015_cache.ipynb #43b6a0f9
 import os, shutil, tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .core import WorkbookError, log, remove_leftovers, temporary_mark
@@ -85,6 +85,7 @@ def atomic_folder(
             new.mkdir()
             yield new
             os.rename(new, path)
+        with suppress(OSError): path.with_name(f'.{path.name}.lock').unlink() # Whoever comes now finds `path`
 
 # %% ../nbs/015_cache.ipynb #20761f35
 KEPT = ('rows-*/*','facts-*.sqlite','weights','datasets','trashnet','sample-*-*-*','machine.json')

@@ -21,7 +21,7 @@ def visible(
     text:str # Any
 )->str:
     "Text with its control characters written out"
-    return re.sub(r'[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]', lambda m: ascii(m[0])[1:-1], str(text))
+    return re.sub(r'[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]', lambda m: f'\\u{ord(m[0]):04x}', str(text))
 
 # %% ../nbs/012_escape.ipynb #8c0a9db1
 FORMULA = re.compile(r"'*[=+\-@\t\r]")

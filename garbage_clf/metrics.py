@@ -107,14 +107,14 @@ def classification_metrics(
 # %% ../nbs/050_metrics.ipynb #b831bea7
 def metrics_table(
     metrics:dict # From `classification_metrics`
-)->'pd.DataFrame': # A row for each class, shares 0..1
+)->'pd.DataFrame': # A row for each class, shares 0..1; NaN where there is no item of the class
     "Precision, recall, F1 and support by class"
     import pandas as pd
     table = pd.DataFrame(metrics['per_class']).T
     table = table.astype({'support':int}).round(3).rename_axis('class')
     shares = ['precision','recall','f1']
     unknown = table.support==0 # Neither right nor wrong
-    return table.assign(**table[shares].astype(object).mask(unknown, ''))
+    return table.assign(**table[shares].mask(unknown))
 
 # %% ../nbs/050_metrics.ipynb #55141fc8
 def metrics_line(

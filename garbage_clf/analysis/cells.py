@@ -9,6 +9,7 @@ __all__ = ['IMPORTS', 'OPENING', 'main_split', 'opening_cells', 'for_notebook', 
 
 # %% ../../nbs/435_analysis.cells.ipynb #f0ecd694
 import matplotlib.pyplot as plt
+from IPython.display import Image
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from ..escape import plain_text
@@ -76,7 +77,7 @@ between confidence and accuracy, 0 to 1; with one or two hundred items a calibra
 or more by chance."""),
         new_code_cell('metrics_by_split(run.metrics)'),
         new_markdown_cell('By class. Where the support is small, the figures are mostly luck.'),
-        new_code_cell('metrics_table(run.metrics[split])')]
+        new_code_cell("metrics_table(run.metrics[split]).astype(object).fillna('')")]
 
 # %% ../../nbs/435_analysis.cells.ipynb #20f3c509
 def threshold_text(
@@ -115,10 +116,10 @@ def modality_cells()->list: # nbformat cells
     return [
         new_markdown_cell("""## What each modality contributes
 
-The same model with photos alone, with texts alone, and with both. The last columns are the recall
-of each class."""),
-        new_code_cell("save_plot(plot_modalities(run, split), run, 'modalities');"),
-        new_code_cell('modality_table(run, split).T')]
+The same model with photos alone, with texts alone, and with both. The last rows are the recall of
+each class."""),
+        new_code_cell("save_plot(plot_modalities(run, split), run, 'modalities')"),
+        new_code_cell('modality_table(run, split).astype(object).T')]
 
 # %% ../../nbs/435_analysis.cells.ipynb #b9bfbf02
 def overlap_cells()->list: # nbformat cells
@@ -137,7 +138,7 @@ def learning_cells()->list: # nbformat cells
         new_markdown_cell("""## Learning curves
 
 While both losses fall, the model learns. When only the training loss falls, it overfits."""),
-        new_code_cell("save_plot(plot_curves(run), run, 'learning_curves');")]
+        new_code_cell("save_plot(plot_curves(run), run, 'learning_curves')")]
 
 # %% ../../nbs/435_analysis.cells.ipynb #e9d60528
 def mistake_cells()->list: # nbformat cells
@@ -147,7 +148,7 @@ def mistake_cells()->list: # nbformat cells
 
 A row is the true class, a column the predicted class. The number is a count, the percentage a share
 of the row."""),
-        new_code_cell("save_plot(plot_confusion(run, split), run, 'confusion_matrix');"),
+        new_code_cell("save_plot(plot_confusion(run, split), run, 'confusion_matrix')"),
         new_markdown_cell('The most frequent mistakes, and the share of the true class that each costs.'),
         new_code_cell('most_confused(run, split)'),
         new_markdown_cell("""## The worst mistakes
@@ -155,7 +156,7 @@ of the row."""),
 The mistakes in which the wrong class beat the true class by most, with the probability of the
 predicted class. Look for wrong labels, two things in one photo, and backgrounds that predict a
 class."""),
-        new_code_cell("save_plot(plot_gallery(worst_mistakes(run, split)), run, 'worst_mistakes');")]
+        new_code_cell("save_plot(plot_gallery(worst_mistakes(run, split)), run, 'worst_mistakes')")]
 
 # %% ../../nbs/435_analysis.cells.ipynb #4b245b9b
 def training_cells()->list: # nbformat cells
@@ -183,9 +184,11 @@ def save_plot(
     plot:plt.Figure|plt.Axes, # A finished plot
     run:Run, # Whose `plots/` it goes into
     name:str # Name of the file, without its ending
-)->plt.Figure:
-    "Keep a plot as a PNG with a run"
+)->Image: # For a notebook, at half the size of its pixels
+    "Keep a plot as a PNG with a run, and show that"
     folder = run.path/'plots'
     folder.mkdir(exist_ok=True)
-    plot.figure.savefig(folder/f'{name}.png', dpi=150, bbox_inches='tight')
-    return plot.figure
+    path = folder/f'{name}.png'
+    plot.figure.savefig(path, dpi=150, bbox_inches='tight')
+    plt.close(plot.figure)
+    return Image(filename=str(path), embed=True, retina=True)

@@ -6,14 +6,12 @@
 __all__ = ['PAGE_STYLE', 'METADATA', 'run_cell', 'report']
 
 # %% ../../nbs/440_analysis.report.ipynb #3a87a621
-import io, warnings
-from base64 import b64encode
+import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from nbformat.v4 import new_notebook, new_output
-from PIL import Image
 
 from .cells import IMPORTS, for_notebook, main_split, report_cells
 from ..core import WorkbookError, log, write_text
@@ -21,19 +19,11 @@ from ..plots import set_style, warn_missing_letters
 from ..train.run import Run
 
 # %% ../../nbs/440_analysis.report.ipynb #b98537d2
-def _figure_output(figure):
-    "A figure as an output of a cell, at twice the pixels of its size on a page"
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=150, bbox_inches='tight')
-    plt.close(figure)
-    content = buffer.getvalue()
-    width,height = Image.open(buffer).size
-    size = dict(width=width//2, height=height//2)
-    return new_output('display_data', {'image/png': b64encode(content).decode()}, metadata={'image/png': size})
-
 def _output(value):
     "Any value as an output of a cell"
-    if isinstance(value, plt.Figure): return _figure_output(value)
+    if hasattr(value, '_repr_mimebundle_'): # A picture
+        data,metadata = value._repr_mimebundle_()
+        return new_output('display_data', data, metadata=metadata)
     data = {'text/plain': repr(value)}
     if hasattr(value, '_repr_html_'): data['text/html'] = value._repr_html_()
     return new_output('execute_result', data)
@@ -43,8 +33,7 @@ def run_cell(
     names:dict # Names to values that it may use
 ):
     "Evaluate a cell and keep its result as its output"
-    value = eval(cell.source.removesuffix(';'), names)
-    cell.outputs = [_output(value)]
+    cell.outputs = [_output(eval(cell.source, names))]
 
 def _run_cells(cells, run):
     "Run all cells but the first, whose names are given"

@@ -11,7 +11,7 @@ from dataclasses import fields
 import pandas as pd
 from IPython.display import HTML
 
-from ..bins import read_rules
+from ..bins import known_bin, read_rules
 from ..train.recipe import Recipe
 from ..train.run import Run
 
@@ -38,7 +38,7 @@ def bins_text(
     "Which classes go into which bin"
     by_bin,rules = {},run.rules or read_rules()
     for c in run.labels['classes']:
-        b = rules['rules'].get(c) or (c if c in rules['bins'] else None)
+        b = known_bin(c, rules)
         if b: by_bin.setdefault(b, []).append(c)
     if all(cs==[b] for b,cs in by_bin.items()): return '' # The classes are bins
     return '; '.join(f'{b}: {", ".join(cs)}' for b,cs in by_bin.items())

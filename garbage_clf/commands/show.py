@@ -11,7 +11,7 @@ def show(
 ):
     "Print text from files as it is, with control characters written out"
     from garbage_clf.escape import visible
-    print(visible(text))
+    print(visible(text), flush=True)
 
 # %% ../../nbs/524_commands.show.ipynb #c28f7a10
 def print_table(

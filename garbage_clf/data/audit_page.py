@@ -77,6 +77,7 @@ PAGE = """<style>
 .audit img {height: 90px; margin-right: 2px}
 .audit .error {color: #b3261e} .audit .warning {color: #9a6700} .audit .note {color: #57606a}
 .audit h3 {margin: 1.2em 0 .2em}
+.audit svg {max-width: 100%; height: auto}
 </style>
 <div class="audit"><h2>{{ title }}</h2>
 {% for f in findings %}
@@ -91,7 +92,7 @@ PAGE = """<style>
 {% endfor %}
 {% if bars %}<h3>Similarity of photo pairs</h3>
 <p>Pairs of photos by similarity, 0.5 to 1; those at {{ threshold }} or above count as near-duplicates.</p>
-<svg width="520" height="120" role="img">{% for b in bars %}
+<svg viewBox="0 0 520 120" width="520" role="img">{% for b in bars %}
 <rect x="{{ b.x }}" y="{{ 100-b.h }}" width="18" height="{{ b.h }}" fill="{{ '#b3261e' if b.duplicate else '#94a3b8' }}">
 <title>{{ b.n }} pairs</title></rect>
 <text x="{{ b.x }}" y="115" font-size="9" fill="currentColor">{{ b.at }}</text>{% endfor %}</svg>{% endif %}

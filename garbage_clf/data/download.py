@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from ..cache import lock, atomic_folder
-from .photo_files import check_regular
 from ..core import WorkbookError, log, progress
+from .photo_files import check_regular
 
 # %% ../../nbs/110_data.download.ipynb #fbcc4cbe
 def sha256(

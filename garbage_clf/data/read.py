@@ -80,6 +80,6 @@ def read_items(
 )->pd.DataFrame: # Items
     "Items from whatever `data` names"
     items = _read(data, photos, columns)
-    items.attrs['data'] = Path(data).name
+    items.attrs['data'] = str(data) if ':' in str(data) else Path(data).name
     if names: items = add_names(items)
     return correct(items, read_corrections(corrections)) if corrections else items

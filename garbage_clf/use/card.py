@@ -72,7 +72,7 @@ def markdown_table(
     "A table as Markdown"
     lines = [[df.index.name or '', *df.columns], ['---']*(len(df.columns)+1)]
     for name,values in zip(df.index, df.values):
-        lines.append([plain_text(name), *[f'{v:g}' if v!='' else '' for v in values]])
+        lines.append([plain_text(name), *['' if pd.isna(v) else f'{v:g}' for v in values]])
     return '\n'.join('| '+' | '.join(line)+' |' for line in lines)
 
 # %% ../../nbs/506_use.card.ipynb #c6476531
