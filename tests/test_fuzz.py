@@ -14,7 +14,7 @@ def test_two_thousand():
     outcomes,wrong = fuzz.run_cases(2000)
     assert not wrong, wrong[:5]
     kinds = {kind for kind,_ in outcomes}
-    assert len(kinds)==6
+    assert len(kinds)==9
     for kind in kinds: assert outcomes[kind,'answer']>=10 and outcomes[kind,'error']>=10, (kind,outcomes)
 
 

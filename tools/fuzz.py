@@ -4,22 +4,26 @@
 
 The suite runs two thousand of them. A case is made from the seed and its number alone, so that it can be made again.
 """
-import argparse, io, json, random, shutil, sys, tempfile, time, warnings
+import argparse, io, json, random, resource, shutil, sys, tempfile, time, warnings
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from fastcore.xtras import modified_env
 from PIL import Image
 
 from garbage_clf.bins import read_rules
+from garbage_clf.cache import cache_dir
 from garbage_clf.core import WorkbookError, log
 from garbage_clf.data.corrections import correct, read_corrections
-from garbage_clf.data.facts import read_facts
+from garbage_clf.data.facts import DATABASE, photo_facts, read_facts
 from garbage_clf.data.images import load_image
 from garbage_clf.data.read import read_items
 from garbage_clf.data.sample import sample_items
+from garbage_clf.data.store import Store
 from garbage_clf.data.tables import from_table
 from garbage_clf.train.fit import fit
+from garbage_clf.train.recipe_change import load_recipe
 from garbage_clf.train.recipes import get_recipe
 from garbage_clf.train.run import Run, load_model
 from garbage_clf.use.card import card
@@ -81,9 +85,10 @@ class Cases:
     "All kinds of cases, in a folder of their own"
     def __init__(self, folder):
         self.folder = Path(folder)
-        self.items = sample_items().groupby(['label','split']).head(6)
+        self.items = sample_items(150).groupby(['label','split']).head(6)
         self.run = fit(self.items, get_recipe('text-tfidf'), self.folder/'run', device='cpu')
         self.photo = Path(self.items.image.iloc[0]).read_bytes()
+        self.facts = photo_facts(self.items[:6])
 
     def case_run_file(self, rng):
         "A run with one damaged file"
@@ -150,6 +155,30 @@ class Cases:
         folder.mkdir(exist_ok=True)
         read_items(folder)
 
+    def case_recipe(self, rng):
+        "A recipe file"
+        path = self.folder/'recipe.json'
+        path.write_bytes(damaged_json(rng, self.run.path/'recipe.json'))
+        load_recipe(path)
+
+    def case_cache(self, rng):
+        "A cache with damage: the rows that come back are right whatever happened to it"
+        digests,expected = list('abcdef'),np.arange(60, dtype='uint8').reshape(6, 10)
+        def make(positions): yield positions,expected[positions]
+        store = Store('fuzz', (10,))
+        store.fill(digests, make)
+        path = rng.choice(store.files)
+        path.write_bytes(damage(rng, path.read_bytes()))
+        rows,at = store.fill(digests, make)
+        assert (rows[at]==expected).all(), 'a damaged row was taken for a good one'
+
+    def case_facts(self, rng):
+        "A database of facts about photos with damage, likewise"
+        path,photos = cache_dir(DATABASE),self.items[:6]
+        if not path.exists() or rng.random()<.1: photo_facts(photos)
+        if path.exists(): path.write_bytes(damage(rng, path.read_bytes()))
+        assert photo_facts(photos).equals(self.facts), 'a damaged row was taken for a good one'
+
     def case_given(self, rng):
         "Something given to `predict`"
         x = rng.choice([*ODD, b'', self.photo[:99], np.zeros((2,3)), np.ones((1,2,3,4)), 5, object(), Path('x')])
@@ -162,7 +191,7 @@ def run_cases(n, seed=0, slowest=5.):
     warnings.simplefilter('ignore')
     log.disabled = True
     outcomes,wrong = Counter(),[]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, modified_env(GARBAGE_CLF_CACHE=folder):
         cases = Cases(folder)
         kinds = sorted(name for name in dir(cases) if name.startswith('case_'))
         for i in range(n):
@@ -175,7 +204,8 @@ def run_cases(n, seed=0, slowest=5.):
             except WorkbookError as e:
                 outcomes[kind,'error'] += 1
                 if not str(e).strip(): wrong.append((kind,i,'an error without words'))
-            except Exception as e: wrong.append((kind,i,f'{type(e).__name__}: {str(e)[:120]}'))
+            except (KeyboardInterrupt,SystemExit): raise
+            except BaseException as e: wrong.append((kind,i,f'{type(e).__name__}: {str(e)[:120]}'))
             if time.time()-start>slowest: wrong.append((kind,i,f'{time.time()-start:.0f} s'))
     log.disabled = False
     return outcomes,wrong
@@ -186,7 +216,9 @@ if __name__=='__main__':
     parser.add_argument('n', type=int, help='Number of cases')
     parser.add_argument('--seed', type=int, default=0, help='Another seed gives other cases')
     args = parser.parse_args()
+    start = time.time()
     outcomes,wrong = run_cases(args.n, args.seed)
     for (kind,outcome),count in sorted(outcomes.items()): print(f'{kind:15} {outcome:7} {count}')
+    print(f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1e6:.1f} GB of memory at most, {time.time()-start:.0f} s')
     for kind,i,what in wrong[:50]: print(f'{kind} {i}: {ascii(what)}')
     sys.exit(bool(wrong))

@@ -6,7 +6,7 @@
 __all__ = ['ORIENTATIONS', 'FACTS', 'DATABASE', 'TABLE', 'hashes', 'sharpness', 'read_facts', 'photo_facts']
 
 # %% ../../nbs/128_data.facts.ipynb #7b59149e
-import json, os, sqlite3
+import json, os, sqlite3, zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -127,8 +127,8 @@ def read_facts(
     except Exception as e: return _error(e),None,None
 
 # %% ../../nbs/128_data.facts.ipynb #f42032cd
-DATABASE = 'facts-5.sqlite'
-TABLE = 'create table if not exists facts (digest text primary key, facts text, hashes blob, thumb blob)'
+DATABASE = 'facts-6.sqlite'
+TABLE = 'create table if not exists facts (digest text primary key, facts text, hashes blob, thumb blob, checksum int)'
 
 def _open(path):
     "The database at `path` with its table"
@@ -176,16 +176,22 @@ def _file_facts(path, db):
     return (digest,json.dumps(facts),h,thumb),False
 
 # %% ../../nbs/128_data.facts.ipynb #c4da0187
+def _checksum(row): return zlib.crc32(repr(row).encode())
+
 def _write_facts(db, rows):
     "Add rows to the database, as far as it can be written"
     try:
-        with db: db.executemany('insert or ignore into facts values (?,?,?,?)', rows)
-    except sqlite3.Error as e: log.warning('the cache of facts about photos cannot be written: %s', e)
+        with db: db.executemany('insert or replace into facts values (?,?,?,?,?)', [(*r,_checksum(r)) for r in rows])
+    except sqlite3.OperationalError as e: log.warning('the cache of facts about photos cannot be written: %s', e)
+    except sqlite3.DatabaseError as e:
+        log.warning('the cache of facts about photos is damaged (%s), and begun anew the next time', e)
+        cache_dir(DATABASE).unlink(missing_ok=True)
 
 def _known_facts(db, digest):
-    "The row of a digest; None where there is none, or none that can be read"
-    try: return db.execute('select * from facts where digest=?', (digest,)).fetchone()
+    "The row of a digest; None where there is none, or none that is as it was written"
+    try: found = db.execute('select * from facts where digest=?', (digest,)).fetchone()
     except sqlite3.Error: return None
+    if found and _checksum(found[:-1])==found[-1]: return found[:-1]
 
 def _all_facts(paths):
     "Path to row of the database; new rows are written every 500 photos"

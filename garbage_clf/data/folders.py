@@ -6,7 +6,7 @@
 __all__ = ['find_photos', 'subfolders', 'log_left_out', 'from_folder', 'from_photos']
 
 # %% ../../nbs/104_data.folders.ipynb #b9069972
-import os
+import os, re
 from pathlib import Path
 
 import pandas as pd
@@ -121,12 +121,49 @@ def _parts(folder):
     if parts and others and 'train' not in parts.values():
         raise WorkbookError(f'{", ".join(d.name for d in parts)} in {folder} is named like a part of a split and lies beside '
             f'{", ".join(others[:5])}: rename it if it is a class, or put the others into a folder train')
+    classes = {c.name for d in parts for c in subfolders(d)}
+    strange = [d.name for d in folders if d not in parts and classes & {c.name for c in subfolders(d)}]
+    if strange:
+        raise WorkbookError(f'{strange[0]} in {folder} lies beside {", ".join(d.name for d in parts)} and holds the same '
+            'class folders: call it train, valid or test, or move it away')
     _log_parts(parts)
     return parts
 
+
+# %% ../../nbs/104_data.folders.ipynb #64f6403b
+def _class_and_part(name):
+    "`('glass','train')` of a name such as `glass_train` or `train-glass`, else None"
+    words = re.split(r'[\s_.-]+', name)
+    if len(words)<2: return None
+    first,last = split_of(words[0]),split_of(words[-1])
+    if last: return name[:-len(words[-1])].rstrip(' _.-'),last
+    if first: return name[len(words[0]):].lstrip(' _.-'),first
+
+def _flat_rows(folders):
+    "Rows of folders whose names say class and part; None where they do not"
+    found = {d: pair for d in folders if (pair := _class_and_part(d.name))}
+    parts = {part for _,part in found.values()}
+    if len(found)==len(folders) and 'train' in parts and len(parts)>1:
+        log.warning('read as the split: %s', ', '.join(f'{d.name} ({c}, {part})' for d,(c,part) in found.items()))
+        return [dict(image=str(p), label=c, split=part) for d,(c,part) in found.items() for p in _text_names(find_photos(d))]
+    if len({c for c,_ in found.values()})<len(found):
+        raise WorkbookError(f'{", ".join(d.name for d in found)} are named like classes with parts of a split: name all '
+            'folders so, some with train, or none')
+
+def _check_folds(folders):
+    "Refuse the folds of a cross-validation"
+    folds = [d.name for d in folders if re.fullmatch(r'(k?fold|cv|split|part)[\s_-]*\d+', d.name.lower())]
+    if len(folds)>1:
+        raise WorkbookError(f'{", ".join(folds[:5])} are named like folds of a cross-validation, not like classes: '
+            'put the photos of each class together')
+
+# %% ../../nbs/104_data.folders.ipynb #99e90fea
 def _inner_rows(folder):
     "Rows of class folders, with a split where each of them holds its parts"
     classes = [d for d in _class_folders(folder) if _has_photos(d)]
+    _check_folds(classes)
+    flat = _flat_rows(classes)
+    if flat: return flat
     inner = {d: p for c in classes for d in subfolders(c) if (p := split_of(d.name)) and _has_photos(d)}
     divided = {d.parent for d in inner}
     if not inner:

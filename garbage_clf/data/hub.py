@@ -27,7 +27,7 @@ def _photo_path(image):
     if path and os.path.isabs(path) and os.path.exists(path): return path
     ending = MAGIC.get(content[:2], '.tif')
     cached = cache_dir('datasets', sha256(content)+ending)
-    if cached.exists(): return str(cached)
+    if cached.exists() and cached.read_bytes()==content: return str(cached)
     with atomic(cached) as tmp: tmp.write_bytes(content)
     return str(cached)
 

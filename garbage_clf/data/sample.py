@@ -7,6 +7,7 @@ __all__ = ['AMBIGUOUS_NAMES', 'AMBIGUOUS_PICTURES', 'UNAMBIGUOUS', 'Kind', 'ADJE
            'sample_items']
 
 # %% ../../nbs/124_data.sample.ipynb #6bb3d56c
+import shutil
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ import pandas as pd
 from ..cache import atomic_folder, cache_dir
 from ..core import log, progress, write_text
 from . import shapes, small_shapes
+from .download import check_manifest, photo_digests
 from .scene import render
 from .tables import from_table
 
@@ -115,7 +117,7 @@ def _plan(n, seed):
 
 # %% ../../nbs/124_data.sample.ipynb #0b87ea0f
 def draw_sample(
-    folder:Path|str, # Where to; one folder for each bin is made, and `items.csv`
+    folder:Path|str, # Where to; one folder for each bin is made, `items.csv`, and `manifest.csv` with checksums
     n:int=720, # Number of items
     seed:int=0 # The same seed draws the same pictures
 ):
@@ -132,14 +134,25 @@ def draw_sample(
         rows = list(progress(ex.map(draw, range(n)), total=n, desc='drawing the sample'))
     table = pd.DataFrame(rows)[['image','text','label','split']]
     write_text(folder/'items.csv', table.to_csv(index=False))
+    names = ['items.csv',*table.image]
+    manifest = pd.DataFrame(dict(image=names, sha256=photo_digests([folder/name for name in names])))
+    write_text(folder/'manifest.csv', manifest.to_csv(index=False))
 
 # %% ../../nbs/124_data.sample.ipynb #b2666840
+def _is_whole(folder):
+    "Whether all files of a drawn sample are as they were"
+    try: return not check_manifest(folder, pd.read_csv(folder/'manifest.csv', dtype='string'))
+    except (OSError,ValueError,AttributeError): return False
+
 def sample_items(
     n:int=720, # Number of items
     seed:int=0 # The same seed draws the same pictures
 )->pd.DataFrame: # Items with photo, words, bin and split
     "The built-in sample, drawn on first use"
-    folder = cache_dir(f'sample-1-{n}-{seed}')
+    folder = cache_dir(f'sample-2-{n}-{seed}')
+    if folder.exists() and not _is_whole(folder):
+        log.warning('the sample in %s has changed: drawn anew', folder)
+        shutil.rmtree(folder)
     if not folder.exists():
         log.info('drawing %d sample pictures into %s', n, folder)
         with atomic_folder(folder) as new:

@@ -45,8 +45,9 @@ def _machine_key():
     return hashlib.sha256(name.encode()).hexdigest()[:12]
 
 def _read_json(path):
-    try: return json.loads(path.read_text())
-    except (OSError,ValueError): return {}
+    try: known = json.loads(path.read_text())
+    except (OSError,ValueError,RecursionError): return {}
+    return known if isinstance(known, dict) else {}
 
 @cache
 def bf16_on_cpu(
@@ -56,7 +57,7 @@ def bf16_on_cpu(
     if not _has_native_bf16(): return False
     key,path = _machine_key(),cache_dir('machine.json')
     known = _read_json(path)
-    if key in known: return known[key]['bf16']
+    if isinstance(known.get(key), dict) and isinstance(known[key].get('bf16'), bool): return known[key]['bf16']
     with torch.random.fork_rng(devices=[]):
         f32 = probe(False)
         bf16 = probe(True)
