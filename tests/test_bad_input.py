@@ -128,7 +128,7 @@ def test_damaged_state(photos, out, capsys):
     training_fails(capsys, 'is damaged', photos, out, '--resume')
 
 def test_csv_without_column(tmp_path, capsys):
-    (tmp_path/'a.csv').write_text('what,label\nx.jpg,glass\n')
+    (tmp_path/'a.csv').write_text('what,label\nx,glass\n')
     message = 'has no column for photos or texts; it has what, label'
     fails(capsys, message, 'train', tmp_path/'a.csv')
 
