@@ -32,9 +32,9 @@ def predict_inputs(
     return predict_proba(model, inputs, device, run.recipe.batch_size, tta_options(run.recipe))
 
 # %% ../../nbs/385_train.evaluate.ipynb #55acf9e9
-def _training_items(run, items):
-    "What a run was trained on, as far as it says"
-    if (run.path/'items.csv').exists(): return run.items[run.items.split=='train']
+def _own_items(run, items):
+    "The items of a run, as far as it says"
+    if (run.path/'items.csv').exists(): return run.items
     log.warning('the run has no items.csv: nobody knows whether it was trained on some of these items')
     return items[:0]
 
@@ -45,22 +45,30 @@ def _digests(items):
     unknown = kept.isna()
     return kept.mask(unknown, pd.Series(photo_digests(photos.image[unknown]), photos.index[unknown], dtype='string'))
 
-def _without_training_photos(items, trained):
-    "Items whose photo was not trained on"
-    known = _digests(trained)
-    n_gone = int(known.eq('').sum())
-    known = set(known)
-    if n_gone:
-        log.warning('%d photos that the run was trained on are gone, and it has not kept what was in them: nobody '
-            'knows whether they are among these items', n_gone)
+def _photo_splits(own):
+    "SHA-256 of a photo to its split in the run; of two the one that saw more"
+    digests = _digests(own)
+    gone = digests.eq('') & own.split.reindex(digests.index).isin(['train','valid'])
+    if gone.any():
+        log.warning('%d photos for training and validation are gone, and the run has not kept what was in them: nobody '
+            'knows whether they are among these items', gone.sum())
+    return {digest: part for part in ('test','valid','train')
+        for digest in digests[own.split.reindex(digests.index)==part] if digest}
+
+def _without_training_photos(items, own):
+    "Items whose photo the run was not trained on; those that it was chosen by are its validation items"
     has_photo = items.image.notna()
-    digests = pd.Series(photo_digests(items.image[has_photo]), items.index[has_photo], dtype='string')
-    was_trained = digests.isin(known-{''}).reindex(items.index, fill_value=False)
+    splits = _photo_splits(own)
+    digests = pd.Series(photo_digests(items.image[has_photo]), items.index[has_photo])
+    seen = digests.map(lambda digest: splits.get(digest, '')).reindex(items.index, fill_value='')
+    was_trained,was_valid = seen.eq('train'),seen.eq('valid') & items.split.ne('valid')
     if was_trained.any():
         log.warning('%d of %d items are left out: the run was trained on them', was_trained.sum(), len(items))
     if was_trained.all():
         raise WorkbookError('the run was trained on all of these items: evaluate it on others')
-    return items[~was_trained]
+    if was_valid.any():
+        log.warning('%d of %d items count as valid: the run chose its epoch and its threshold by them', was_valid.sum(), len(items))
+    return items.assign(split=items.split.mask(was_valid, 'valid'))[~was_trained]
 
 def _warn_changed(items):
     "Log how many of the items that a run held out have another photo now"
@@ -89,9 +97,9 @@ def held_out_items(
     items = items.assign(split=items.split.fillna('test'))
     is_train = items.split=='train'
     items = items.assign(split='test') if is_train.all() else items[~is_train]
-    trained = _training_items(run, items)
-    items = _without_training_photos(items, trained)
-    known_texts = items.image.isna() & items.text.isin(trained.text.dropna())
+    own = _own_items(run, items)
+    items = _without_training_photos(items, own)
+    known_texts = items.image.isna() & items.text.isin(own.text[own.split=='train'].dropna())
     if known_texts.any():
         log.warning('%d of %d items have no photo, and a text that the run was trained on', known_texts.sum(), len(items))
     _check_labels(items, run.labels['classes'])
