@@ -41,6 +41,7 @@ def _duplicate_key(node):
     if getattr(node, 'id', None)!='mapping': return None
     keys = set()
     for key,value in node.value:
+        if key.id!='scalar': raise ValueError('a label or bin is a list')
         if key.value in keys: return key.value
         keys.add(key.value)
         below = _duplicate_key(value)

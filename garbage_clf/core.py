@@ -7,7 +7,7 @@ __all__ = ['ALIASES', 'log', 'WorkbookError', 'nearest', 'choose', 'temporary_ma
            'write_json', 'write_tensors', 'log_to', 'seed_everything', 'pick_device', 'in_notebook', 'progress']
 
 # %% ../nbs/010_core.ipynb #bcbc181a
-import json, logging, os, platform, shutil, sys, tempfile, warnings, zlib
+import json, logging, os, platform, shutil, sys, tempfile, time, warnings, zlib
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,12 +189,15 @@ def in_notebook()->bool: # True where a widget can be drawn
     return type(ipython.get_ipython()).__name__=='ZMQInteractiveShell'
 
 # %% ../nbs/010_core.ipynb #7560a93b
-def _log_quarters(it, total, desc):
-    "Loop over `it` with a log line at each quarter; none with fewer than four steps"
+def _log_quarters(it, total, desc, seconds=1.):
+    "Loop over `it` with a log line at each quarter, unless one was written less than `seconds` ago"
     quarters = {total*q//4 for q in range(1,5)} if total>=4 else set()
+    last = time.monotonic()
     for i,o in enumerate(it, 1):
         yield o
-        if i in quarters: log.info('%s %d of %d', desc, i, total)
+        if i not in quarters or time.monotonic()-last<seconds: continue
+        log.info('%s %d of %d', desc, i, total)
+        last = time.monotonic()
 
 # %% ../nbs/010_core.ipynb #ce58bbb4
 def progress(

@@ -18,6 +18,7 @@ from ..train.run import Run
 
 # %% ../../nbs/435_analysis.cells.ipynb #c66f162b
 IMPORTS = """import pandas as pd
+from IPython.display import Markdown
 from garbage_clf.analysis.breakdown import confidence_table, modality_table, overlap_table
 from garbage_clf.analysis.breakdown import plot_modalities
 from garbage_clf.analysis.confusion import most_confused, plot_confusion
@@ -150,7 +151,7 @@ A row is the true class, a column the predicted class. The number is a count, th
 of the row."""),
         new_code_cell("save_plot(plot_confusion(run, split), run, 'confusion_matrix')"),
         new_markdown_cell('The most frequent mistakes, and the share of the true class that each costs.'),
-        new_code_cell('most_confused(run, split)'),
+        new_code_cell("mistakes if len(mistakes := most_confused(run, split)) else Markdown('There are none.')"),
         new_markdown_cell("""## The worst mistakes
 
 The mistakes in which the wrong class beat the true class by most, with the probability of the

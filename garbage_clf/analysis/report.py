@@ -26,6 +26,7 @@ def _output(value):
         return new_output('display_data', data, metadata=metadata)
     data = {'text/plain': repr(value)}
     if hasattr(value, '_repr_html_'): data['text/html'] = value._repr_html_()
+    if hasattr(value, '_repr_markdown_'): data['text/markdown'] = value._repr_markdown_()
     return new_output('execute_result', data)
 
 def run_cell(

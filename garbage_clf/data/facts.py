@@ -145,7 +145,7 @@ def _database():
             path.parent.mkdir(parents=True, exist_ok=True)
             return _open(path)
         except (OSError, sqlite3.OperationalError): break
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
             log.warning('%s is damaged and begun anew', path)
             path.unlink()
     log.warning('%s cannot be written: nothing is cached', path)

@@ -66,10 +66,10 @@ def _clean(texts):
     return [str(t).encode('utf-8', 'replace').decode() if has_text(t) else '' for t in texts]
 
 def _encode_batch(tok, texts, **kwargs):
-    "The encodings of texts; one line where the tokenizer's Rust code panics, as over a regular expression without end"
+    "The encodings of texts; one line where the tokenizer fails, or its Rust code panics over a regular expression without end"
     try: return tok.encode_batch(texts, **kwargs)
-    except BaseException as e:
-        if type(e).__name__!='PanicException': raise
+    except (KeyboardInterrupt,SystemExit,MemoryError): raise
+    except BaseException as e: # A panic is no `Exception`
         raise WorkbookError('the tokenizer cannot split these texts: take its file from where you had it') from e
 
 def encode(

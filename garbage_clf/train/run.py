@@ -199,7 +199,8 @@ def load_model(
     from safetensors.torch import load_file
     path = run.path/'model.safetensors'
     known = run.training.get('model_sha256')
-    if known and sha256(path)!=known:
+    if not known: log.warning('%s keeps no checksum of its model: nobody knows whether that is as it was', run.path.name)
+    elif sha256(path)!=known:
         raise WorkbookError(f'{path} has changed since it was written: take it from where you had it, or train again')
     model = create_model(run.recipe, len(run.labels['classes']), False, run.text_processor)
     try: model.load_state_dict(load_file(path))
