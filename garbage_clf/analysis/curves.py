@@ -44,7 +44,7 @@ def plot_curves(
     run:Run # A finished run
 )->plt.Figure:
     "Loss and accuracy by epoch, side by side"
-    fig,(left,right) = plt.subplots(1, 2, figsize=(8,2.8), layout='constrained')
+    fig,(left,right) = plt.subplots(1, 2, figsize=(6,2.6), layout='constrained')
     plot_curve(run, 'loss', left)
     plot_curve(run, 'accuracy', right)
     n = run.items.split.value_counts()

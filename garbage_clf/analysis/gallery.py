@@ -55,7 +55,7 @@ def plot_mistake(
 # %% ../../nbs/405_analysis.gallery.ipynb #772da44f
 def plot_gallery(
     mistakes:pd.DataFrame, # From `worst_mistakes`
-    cols:int=6 # Photos in a row
+    cols:int=4 # Photos in a row
 )->plt.Figure:
     "Mistakes as pictures, one `plot_mistake` each"
     if not len(mistakes):
