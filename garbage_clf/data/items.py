@@ -20,12 +20,13 @@ COLUMNS = ['image','text','label','split','group']
 
 # %% ../../nbs/100_data.items.ipynb #4adf483d
 SPLITS = {
-    'train':'train', 'training':'train', 'trn':'train', 'trainval':'train',
+    'train':'train', 'training':'train', 'trn':'train', 'trainval':'train', 'treino':'train', 'addestramento':'train',
     'entrenamiento':'train', 'apprentissage':'train', 'entrainement':'train',
     'valid':'valid', 'val':'valid', 'validation':'valid', 'validate':'valid', 'dev':'valid', 'development':'valid',
-    'validierung':'valid', 'validacion':'valid',
+    'validierung':'valid', 'validacion':'valid', 'validacao':'valid', 'validazione':'valid',
     'test':'test', 'testing':'test', 'tst':'test', 'eval':'test', 'evaluation':'test', 'holdout':'test', 'heldout':'test',
-    'publictest':'test', 'privatetest':'test', 'prueba':'test', 'pruebas':'test'}
+    'publictest':'test', 'privatetest':'test', 'prueba':'test', 'pruebas':'test',
+    'teste':'test', 'prova':'test', 'essai':'test'}
 FILLERS = {'set','data','dataset','images','image','img','imgs','photos','split','part','folder','files','the','daten','satz',
     'donnees','jeu','ensemble','datos','conjunto','de','d'}
 ENDINGS = 's?(daten|datensatz|satz|bilder|fotos)|(data)?set|data|images|photos'

@@ -13,7 +13,8 @@ import pandas as pd
 from ..core import WorkbookError, log
 from .corrections import correct, read_corrections
 from .filenames import add_names
-from .folders import find_photos, from_folder, from_photos, subfolders
+from .find import find_photos, subfolders
+from .folders import from_folder, from_photos
 from .hub import from_datasets, from_fastai
 from .items import split_of
 from .photo_files import is_photo_file
@@ -65,7 +66,11 @@ def _read(data, photos, columns):
     if word.startswith('hf:'): return from_datasets(word.removeprefix('hf:'), **columns)
     if word.startswith('fastai:'): return from_fastai(word.removeprefix('fastai:'))
     if path.is_file(): return from_table(path, photos, **columns)
-    if path.is_dir() and split_files(path): return from_tables(path, photos, **columns)
+    if path.is_dir() and split_files(path):
+        if any(find_photos(d) for d in subfolders(path)):
+            log.warning('%s is read by its tables (%s): photos that they do not name are left out', path,
+                ', '.join(p.name for p in split_files(path)))
+        return from_tables(path, photos, **columns)
     if path.is_dir(): return from_any_folder(path)
     raise WorkbookError(f'no data at {data}: give `sample`, `trashnet`, a folder that holds one folder for each class, '
         'or a CSV')

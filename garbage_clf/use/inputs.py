@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..core import WorkbookError, log
 from ..data.filenames import add_names
-from ..data.folders import find_photos, log_left_out
+from ..data.find import find_photos, log_left_out
 from ..data.tables import READERS, from_table
 
 # %% ../../nbs/500_use.inputs.ipynb #24818a3c
