@@ -28,7 +28,7 @@ def check_rules(
     by_label = rules.get('rules')
     if not bins or not by_label or not isinstance(bins, dict) or not isinstance(by_label, dict):
         raise WorkbookError(f'{name}: needs `bins:` (bin: description) and `rules:` (label: bin)')
-    for word in [*bins, *by_label, *by_label.values(), rules.get('place', '')]:
+    for word in [*bins, *bins.values(), *by_label, *by_label.values(), rules.get('place', '')]:
         if not isinstance(word, str): raise WorkbookError(f'{name}: {word!r} is not text')
     for label,b in by_label.items():
         if b in bins: continue

@@ -6,7 +6,7 @@
 __all__ = ['FORMULA', 'plain_text', 'visible', 'safe_csv', 'unguard']
 
 # %% ../nbs/012_escape.ipynb #0848d53f
-import re
+import csv, re
 
 # %% ../nbs/012_escape.ipynb #9aeb4e29
 def plain_text(
@@ -35,16 +35,17 @@ def safe_csv(
 )->str: # CSV
     "A table as CSV, without formulas"
     strings = df.select_dtypes(['object','string','str']).columns
-    out = df.assign(**{c: df[c].map(_guard, na_action='ignore') for c in strings})
-    if index: out = out.rename(index=_guard, columns=_guard)
-    return out.to_csv(index=index)
+    out = df.assign(**{c: df[c].map(_guard, na_action='ignore') for c in strings}).rename(columns=_guard)
+    if index: out = out.rename(index=_guard)
+    text = out.to_csv(index=index)
+    return out.to_csv(index=index, quoting=csv.QUOTE_ALL) if '\r' in text else text # Some readers end a row there
 
 def unguard(
     df:'pd.DataFrame' # Of strings, as read from a CSV
 )->'pd.DataFrame':
     "A table without the apostrophes of `safe_csv`"
     def bare(value): return value[1:] if isinstance(value, str) and value[:1]=="'" and FORMULA.match(value[1:]) else value
-    out = df.copy()
+    out = df.rename(columns=bare)
     for i,dtype in enumerate(df.dtypes): # By number: a name may be there twice
         if dtype.kind=='O': out.isetitem(i, df.iloc[:,i].map(bare, na_action='ignore').astype(dtype))
     return out

@@ -36,7 +36,7 @@ def test_kill_9_while_decoding(tmp_path, monkeypatch):
     items = sample_items()[:240]
     items.to_csv(tmp_path/'items.csv', index=False)
     p = start(tmp_path, 'killed', 'cache')
-    store = tmp_path/'cache'/'garbage_clf-cache'/'rows-2'/'pixels-96'
+    store = tmp_path/'cache'/'garbage_clf-cache'/'rows-2'/'pixels-96-2'
     while p.poll() is None and not any(f.stat().st_size for f in store.glob('*')): time.sleep(.005)
     p.send_signal(signal.SIGKILL)
     p.wait()

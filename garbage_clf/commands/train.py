@@ -15,7 +15,7 @@ from fastcore.script import bool_arg
 from .options import (
     DATA, DATA_OPTIONS, DEVICE, OUT_RUN, Option, command, parse_pairs, read_args)
 from .show import print_metrics, print_predictions, show
-from ..bins import read_rules_text
+from ..bins import class_bins, read_rules, read_rules_text
 from ..core import WorkbookError, log, write_text
 
 # %% ../../nbs/530_commands.train.ipynb #654e84a8
@@ -97,6 +97,7 @@ def train(
     out = run_path(args, recipe)
     rules = read_rules_text(args.rules)
     items = read_args(args)
+    if rules: class_bins(sorted(items.label.dropna().unique()), read_rules(args.rules))
     items.attrs['keep_labels'] = args.keep_labels
     from garbage_clf.analysis.report import report
     from garbage_clf.analysis.track import tracking

@@ -20,7 +20,8 @@ def read_texts(
 )->list[str]: # One text a line
     "The texts of a file"
     try:
-        text = sys.stdin.read() if path=='-' else Path(path).read_text(encoding='utf-8-sig')
+        content = sys.stdin.buffer.read() if path=='-' else Path(path).read_bytes()
+        text = content.decode('utf-8-sig')
     except (OSError,UnicodeDecodeError) as e:
         raise WorkbookError(f'cannot read the texts {path}: {e}') from e
     if not text.strip():
@@ -44,7 +45,7 @@ def _stream(preds, as_json):
     done = []
     for p in preds:
         done.append(p)
-        if as_json: show(json.dumps(p.to_dict(), ensure_ascii=False))
+        if as_json: show(json.dumps(p.to_dict(), ensure_ascii=(sys.stdout.encoding or '').lower()!='utf-8'))
     return done
 
 # %% ../../nbs/532_commands.use.ipynb #226ded39

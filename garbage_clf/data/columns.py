@@ -125,8 +125,9 @@ def _one_hot(df, chosen):
     if 'label' in chosen: return df,chosen
     once = df.columns[~df.columns.duplicated(keep=False)]
     free = [c for c in once if c not in chosen.values() and _plain(c) not in FLAGS]
-    rest = [c for c in free if df[c].astype('string').str.strip().isin(['0','1','0.0','1.0']).all()]
-    ones = df[rest].astype('string').apply(lambda c: c.str.strip().str.startswith('1')) if rest else df[rest]
+    values = df[free].astype('string').apply(lambda c: c.str.strip().str.lower())
+    rest = [c for c in free if values[c].isin(['0','1','0.0','1.0','false','true']).all()]
+    ones = values[rest].isin(['1','1.0','true'])
     if len(rest)<2: return df,chosen
     several = (ones.sum(axis=1)!=1).sum()
     if several:
@@ -134,7 +135,7 @@ def _one_hot(df, chosen):
             several, len(df), ', '.join(rest[:8]))
         return df,chosen
     log.warning('the columns of 0 and 1 are taken as the label: %s', ', '.join(rest[:8]))
-    return df.assign(label=ones.astype(int).idxmax(axis=1)),dict(chosen, label='label')
+    return df.drop(columns=rest).assign(label=ones.astype(int).idxmax(axis=1)),dict(chosen, label='label')
 
 # %% ../../nbs/106_data.columns.ipynb #4d2fe910
 def _without_false_split(df, chosen, named, where):
@@ -143,6 +144,10 @@ def _without_false_split(df, chosen, named, where):
     if column in (None,'split') or 'split' in named: return chosen
     values = df[column].astype('string').str.strip().replace('', pd.NA).dropna().unique()
     if all(split_of(v) for v in values): return chosen
+    parts,others = {split_of(v) for v in values}-{None},[v for v in values if not split_of(v)]
+    if len(parts)>1:
+        raise WorkbookError(f'{where}: column `{column}` names parts of a split, and {others[0]!r}: give train, valid or test, '
+            "or say that it is no split with split=''")
     log.warning('%s: column `%s` names no parts of a split: it is left as it is', Path(where).name, column)
     return {part: c for part,c in chosen.items() if part!='split'}
 

@@ -6,13 +6,14 @@
 __all__ = ['CORRECTIONS', 'ACTIONS', 'read_corrections', 'Lookup', 'correct']
 
 # %% ../../nbs/136_data.corrections.ipynb #9afcd67d
+import csv
 from importlib.resources import files
 from pathlib import Path
 
 import pandas as pd
 
 from ..core import WorkbookError, log
-from ..escape import unguard
+from .tables import read_delimited
 
 # %% ../../nbs/136_data.corrections.ipynb #84b40085
 CORRECTIONS = ['image','text','label','action','reason']
@@ -21,6 +22,7 @@ ACTIONS = ['drop','relabel','keep']
 # %% ../../nbs/136_data.corrections.ipynb #c3b6705a
 def _check_row(r, where):
     "Refuse a row that cannot be applied"
+    if pd.isna(r.action): raise WorkbookError(f'{where}: it has no action: give one of {", ".join(ACTIONS)}')
     if r.action not in ACTIONS:
         raise WorkbookError(f'{where}: action {r.action!r} is not one of {", ".join(ACTIONS)}')
     if r.action=='relabel' and pd.isna(r.label):
@@ -29,22 +31,21 @@ def _check_row(r, where):
         raise WorkbookError(f'{where}: it names no image and no text')
 
 # %% ../../nbs/136_data.corrections.ipynb #e9497e9c
-def _read_csv(path):
+def _read_strings(path):
     "The CSV as strings; that of the package for 'trashnet'"
     file = files('garbage_clf')/'data'/'trashnet_corrections.csv' if str(path)=='trashnet' else Path(path)
-    try: df = pd.read_csv(file, dtype='string', encoding='utf-8-sig', keep_default_na=False)
+    try: return read_delimited(file).replace('', pd.NA)
     except OSError as e:
         raise WorkbookError(f'no corrections at {path} ({e.strerror}): check the path') from e
-    except ValueError as e:
-        raise WorkbookError(f'{path} is not a CSV in UTF-8: {" ".join(str(e).split())}') from e
-    return unguard(df).replace('', pd.NA)
+    except (ValueError, pd.errors.ParserWarning, csv.Error) as e:
+        raise WorkbookError(f'{path} is no CSV: {" ".join(str(e).split())}') from e
 
 # %% ../../nbs/136_data.corrections.ipynb #df3859bd
 def read_corrections(
     path:Path|str # A CSV, or 'trashnet' for the corrections that come with the package
 )->pd.DataFrame: # `CORRECTIONS` as strings or NA, checked
     "Corrections from a file"
-    df = _read_csv(path)
+    df = _read_strings(path)
     if 'action' not in df or not {'image','text'} & set(df):
         raise WorkbookError(f'{path} is no corrections file: its columns should be {",".join(CORRECTIONS)}')
     df = df.reindex(columns=CORRECTIONS).astype('string')
@@ -52,6 +53,9 @@ def read_corrections(
     df['label'] = df.label.str.strip()
     df['action'] = df.action.str.strip().str.lower()
     for i,r in enumerate(df.itertuples(), 2): _check_row(r, f'{path}, row {i}')
+    labels = df[df.action=='relabel'].fillna('').groupby(['image','text']).label.unique()
+    for name,found in labels.items():
+        if len(found)>1: raise WorkbookError(f'{path}: {name[0] or name[1]} is relabelled {found[0]!r} and {found[1]!r}: keep one')
     return df
 
 # %% ../../nbs/136_data.corrections.ipynb #b356ed18

@@ -79,7 +79,8 @@ note | transparent | laid on white
 note | EXIF rotation | stored rotated, with a note in its EXIF block: set upright
 note | wrong ending | the file is of another kind than its name says
 """
-ENDINGS = dict(JPEG='.jpg .jpeg', MPO='.jpg .jpeg', PNG='.png', WEBP='.webp', BMP='.bmp', GIF='.gif', TIFF='.tif .tiff')
+ENDINGS = dict(JPEG='.jpg .jpeg .jpe .jfif', MPO='.jpg .jpeg', PNG='.png', WEBP='.webp', BMP='.bmp .dib', DIB='.bmp .dib',
+    GIF='.gif', TIFF='.tif .tiff', JPEG2000='.jp2', AVIF='.avif', HEIF='.heic .heif', PPM='.ppm .pgm')
 MIN_SHARPNESS = .21 # See the plot in facts
 
 # %% ../../nbs/140_data.findings.ipynb #89361d1f

@@ -48,14 +48,18 @@ warnings.filterwarnings('ignore', module=r'PIL\.')
 
 # %% ../../nbs/126_data.images.ipynb #d73f61bb
 def shrink(
-    im:Image.Image, # An opened photo
+    im:Image.Image, # A photo
     size:int|None # Height and width that are wanted; None for the photo's own
-)->Image.Image:
-    "A huge photo made smaller at once; others as they are"
-    if not size or im.width*im.height<16_000_000: return im
-    factor = min(im.size)//(4*size)
+)->Image.Image: # Halved as long as both sides stay at least `size`
+    "A large photo made smaller, as `draft` does it while it decodes a JPEG"
+    if not size: return im
+    while min(im.size)>=2*size: im = im.reduce(next(n for n in (8,4,2) if min(im.size)>=n*size))
+    return im
+
+def _shrink_early(im, size):
+    "The same before the photo is made RGB, where that shows the same: each step on the way to RGB makes a copy"
     is_plain = im.mode in ('L','LA','RGB','RGBA','CMYK') and not is_rotated(im)
-    return im.reduce(factor) if factor>1 and is_plain else im
+    return shrink(im, size) if is_plain else im
 
 # %% ../../nbs/126_data.images.ipynb #71392416
 def load_image(
@@ -68,7 +72,7 @@ def load_image(
         with open_photo(photo) as im:
             if size: im.draft('RGB', (size,size))
             with decoding(im):
-                im = to_rgb(shrink(im, size))
+                im = shrink(to_rgb(_shrink_early(im, size)), size)
                 return im.resize((size,size), Image.BILINEAR, reducing_gap=2) if size else im
     except FileNotFoundError as e: raise WorkbookError(f'no photo at {name}') from e
     except Exception as e: # Pillow's readers raise many kinds
@@ -92,7 +96,7 @@ def thumbnail(
     try:
         with open_photo(photo) as im:
             im.draft('RGB', (2*size,2*size))
-            with decoding(im): im = to_rgb(shrink(im, size))
+            with decoding(im): im = to_rgb(_shrink_early(im, 2*size))
     except Exception: return None # Pillow's readers raise many kinds
     im.thumbnail((size,size), Image.BILINEAR, reducing_gap=2)
     return im

@@ -42,11 +42,21 @@ def split_of(
 # %% ../../nbs/100_data.items.ipynb #2e8cd51d
 INVISIBLE = '[\u200b\u200e\u200f\u2060\ufeff\u00ad]' # Characters without width; joiners, as in emoji, stay
 
+def _check_values(df):
+    "Refuse lists and bytes where a text belongs"
+    for c in df.columns.intersection(COLUMNS):
+        if df[c].dtype!=object: continue
+        odd = [v for v in df[c] if isinstance(v, (bytes,bytearray)) or pd.api.types.is_list_like(v)]
+        if not odd: continue
+        advice = 'write the photos into files and give their names' if c=='image' else 'give one text an item'
+        raise WorkbookError(f'{len(odd)} of {len(df)} values of {c} are of type {type(odd[0]).__name__} and no text: {advice}')
+
 def to_items(
     rows # Anything `pd.DataFrame` takes, with some of `COLUMNS`
 )->pd.DataFrame: # All of `COLUMNS` in order, as strings or NA; then whatever other columns there are
     "Bring rows into the form that everything else expects"
     df = pd.DataFrame(rows).reset_index(drop=True)
+    _check_values(df)
     own = df.reindex(columns=COLUMNS).convert_dtypes().astype('string') # Whole numbers stay whole
     for column in ('image','label','split'): own[column] = own[column].str.strip()
     own['label'] = own.label.str.normalize('NFC').str.replace(INVISIBLE, '', regex=True)

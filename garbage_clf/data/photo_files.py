@@ -101,13 +101,22 @@ def _no_photo(head):
     if brand: return 'a video'
     return OTHERS.get(head[:4], 'no photo')
 
+def _content(source):
+    "The bytes of an open file from its beginning; anything else as it is"
+    if isinstance(source, memoryview): return bytes(source)
+    if not hasattr(source, 'read'): return source
+    if hasattr(source, 'seekable') and source.seekable(): source.seek(0)
+    content = source.read()
+    if not isinstance(content, bytes): raise ValueError('the file is opened as text: open it with mode rb')
+    return content
+
 @contextmanager
 def open_photo(
     source # A path, bytes, an open file, or a photo in memory as for `to_image`
 ): # Yields a `PIL.Image.Image`, not decoded yet if it comes from a file
     "Open a photo of one of `FORMATS`, for the length of a block"
-    if hasattr(source, 'read'): source = source.read()
-    if isinstance(source, ImageFile.ImageFile) and source.tile and source.filename:
+    source = _content(source)
+    if isinstance(source, ImageFile.ImageFile) and source.tile and source.filename and not source.tell():
         source = source.filename # Not decoded yet: opened once more, so that yours stays as it is
     if not isinstance(source, (str,os.PathLike,bytes,bytearray)):
         yield to_image(source)

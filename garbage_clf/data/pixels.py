@@ -103,7 +103,7 @@ def photo_pixels(
     digests = photo_digests(paths) if digests is None else digests
     keys = [d or f'no file {p}' for d,p in zip(digests, paths)]
     decoder = _Decoder(paths, size)
-    rows,at = Store(f'pixels-{size}', (size,size,3)).fill(keys, decoder)
+    rows,at = Store(f'pixels-{size}-2', (size,size,3)).fill(keys, decoder)
     name_copies(decoder.unreadable, paths, digests)
     log_unreadable(decoder.unreadable)
     return Pixels(rows, at[at>=0]),decoder.unreadable

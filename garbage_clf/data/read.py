@@ -16,7 +16,7 @@ from .filenames import add_names
 from .find import find_photos, subfolders
 from .folders import from_folder, from_photos
 from .hub import from_datasets, from_fastai
-from .items import split_of
+from .items import join, split_of
 from .photo_files import is_photo_file
 from .sample import sample_items
 from .tables import READERS, from_table, from_tables, split_files
@@ -61,6 +61,7 @@ def _read(data, photos, columns):
     if (photos or columns) and not _has_columns(data):
         raise WorkbookError(f'{data} is no table: columns and a folder of photos can be named for tables only')
     word,path = str(data),Path(data)
+    if '+' in word and not path.exists(): return join(*[_read(part.strip(), photos, columns) for part in word.split('+')])
     if word=='trashnet': return trashnet()
     if word=='sample': return sample_items()
     if word.startswith('hf:'): return from_datasets(word.removeprefix('hf:'), **columns)

@@ -145,6 +145,8 @@ def folds(
     for i in range(k):
         part = fold.eq(str(i)).map({True:'test', False:'train'}).astype('string')
         tables.append(items.assign(split=part))
+    if fold.nunique()<k:
+        raise WorkbookError(f'{k} folds of {len(items)} items: some would be empty, choose at most {fold.nunique()}')
     return tables
 
 # %% ../../nbs/134_data.splits.ipynb #552c5b71

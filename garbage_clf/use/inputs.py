@@ -6,15 +6,15 @@
 __all__ = ['expand_paths', 'is_photo', 'name_photos', 'collect_inputs']
 
 # %% ../../nbs/500_use.inputs.ipynb #170d4d13
-import glob
-from pathlib import Path
+import glob, os
+from pathlib import Path, PurePath
 
 import pandas as pd
 from PIL import Image
 
 from ..core import WorkbookError, log
 from ..data.filenames import add_names
-from ..data.find import find_photos, log_left_out
+from ..data.find import find_photos, log_left_out, text_names
 from ..data.tables import READERS, from_table
 
 # %% ../../nbs/500_use.inputs.ipynb #24818a3c
@@ -23,7 +23,7 @@ def _expand(path):
     try: is_folder = Path(path).is_dir()
     except (OSError,ValueError): return [path] # Not even a name: an error when it is opened
     if is_folder:
-        found = find_photos(path)
+        found = text_names(find_photos(path))
         log_left_out(path, found, 'no photos')
         return [str(f) for f in found] or [f'{path} (a folder without photos)']
     if Path(path).exists() or not glob.has_magic(path): return [path]
@@ -44,7 +44,7 @@ def is_photo(
     x # Anything
 )->bool:
     "Whether this is one photo in memory: bytes, an open file, a Pillow image, an array, or a tensor"
-    if isinstance(x, (bytes,bytearray,Image.Image)) or hasattr(x, 'read'): return True
+    if isinstance(x, (bytes,bytearray,memoryview,Image.Image)) or hasattr(x, 'read'): return True
     is_array = hasattr(x, 'ndim') and hasattr(x, 'dtype') and not isinstance(x, (pd.Series,pd.DataFrame,pd.Index))
     return is_array and x.ndim in (2,3)
 
@@ -52,9 +52,13 @@ def name_photos(
     paths # Photos in memory, paths, or both
 )->tuple[list,dict]: # With names in place of the photos; and name to photo
     "Give names to photos that are in memory"
+    if not pd.api.types.is_list_like(paths, allow_sets=False) and not hasattr(paths, '__next__') or isinstance(paths, (dict,pd.DataFrame)):
+        raise WorkbookError(f'a {type(paths).__name__} is no list of photos: give a list of paths or photos, or a column of a table')
     named,photos = [],{}
     for i,x in enumerate(paths, 1):
-        if isinstance(x, (str,Path)): named.append(str(x).encode('utf-8', 'backslashreplace').decode())
+        if isinstance(x, (str,PurePath)):
+            named.append(str(x).encode('utf-8', 'backslashreplace').decode())
+            if named[-1]!=str(x) and os.path.isfile(x): photos[named[-1]] = str(x) # Not a name that can be written down
         elif is_photo(x):
             named.append(f'<photo {i}>')
             photos[named[-1]] = x
@@ -82,7 +86,7 @@ def _valid(texts):
 
 def _add_texts(rows, text):
     "Rows with a text for all, or one for each, where they have none"
-    if not isinstance(text, str) and not pd.api.types.is_list_like(text):
+    if isinstance(text, (dict,pd.DataFrame)) or not isinstance(text, str) and not pd.api.types.is_list_like(text):
         raise WorkbookError(f'text {text!r} is no text: give a text, or a list with one for each photo')
     one_for_all = isinstance(text, str)
     texts = _valid([text]*max(len(rows), 1) if one_for_all else text)

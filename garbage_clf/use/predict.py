@@ -9,7 +9,7 @@ __all__ = ['NO_TEXTS', 'UNKNOWN', 'Prediction', 'predictions_frame', 'missing_in
 # %% ../../nbs/502_use.predict.ipynb #1bb725f8
 import math
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pandas as pd
 from fastcore.basics import patch
@@ -196,7 +196,7 @@ def predict(
     **kwargs # `rules` and `device` of `Predictor`
 )->list[Prediction]|pd.DataFrame: # One for each item, in order
     "Predictions of a run for photos, texts, or both"
-    if isinstance(photos, (str,Path)) or is_photo(photos): photos = [photos]
+    if isinstance(photos, (str,PurePath)) or is_photo(photos): photos = [photos]
     predictor = Predictor(Run(run), **kwargs)
     preds = list(predictor(photos, text))
     return predictions_frame(preds) if as_frame else preds
