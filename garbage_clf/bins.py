@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from .core import WorkbookError, log
+from .files import read_text
 
 # %% ../nbs/020_bins.ipynb #55af6e74
 LABEL_SETS = {
@@ -69,8 +70,8 @@ def read_rules(
 )->dict: # 'place', 'bins' (bin to description) and 'rules' (label to bin)
     "Local rules from label to bin"
     import yaml
-    src = Path(path) if path is not None else files('garbage_clf').joinpath('bins.yaml')
-    try: rules = _parse_rules(src.read_text(encoding='utf-8'))
+    src = Path(path if path is not None else files('garbage_clf')/'bins.yaml')
+    try: rules = _parse_rules(read_text(src))
     except OSError as e:
         raise WorkbookError(f'cannot read the rules {src}: {e.strerror}') from e
     except (yaml.YAMLError, ValueError) as e:
@@ -84,7 +85,7 @@ def read_rules_text(
     "The text of a file of rules that has been checked, to be kept with a run"
     if not path: return ''
     read_rules(path)
-    return Path(path).read_text(encoding='utf-8')
+    return read_text(path)
 
 # %% ../nbs/020_bins.ipynb #c2f40a2f
 def known_bin(

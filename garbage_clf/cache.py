@@ -10,7 +10,7 @@ import os, shutil, tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .core import WorkbookError, log, remove_leftovers, temporary_mark
+from .core import WorkbookError, log, remove_leftovers, temporary_mark, write_text
 
 # %% ../nbs/015_cache.ipynb #339a13ee
 TAG = """Signature: 8a477f597d28d172789f06886806bc55
@@ -62,7 +62,7 @@ def lock(
         log.warning('waiting for %s, which is making %s', _owner(pid_file), path)
         file.acquire()
     try:
-        pid_file.write_text(str(os.getpid()))
+        write_text(pid_file, str(os.getpid()))
         yield
     finally:
         pid_file.unlink(missing_ok=True)

@@ -7,6 +7,9 @@ __all__ = ['COMMANDS', 'usage', 'print_error', 'run_command', 'log_to_terminal',
 
 # %% ../nbs/538_cli.ipynb #28b08834
 import logging, os, sys
+from contextlib import chdir
+from importlib.util import find_spec
+from pathlib import Path
 
 from . import __version__
 from .commands import data, lookup, train, use
@@ -104,6 +107,8 @@ def _leave_folder():
     "Keep the working folder off the import path: a file seaborn.py there is data"
     here = os.path.realpath(os.curdir)
     sys.path[:] = [p for p in sys.path if p and os.path.realpath(p)!=here]
+    if os.path.lexists('matplotlibrc'): # Matplotlib would read it, and may be told there to run LaTeX
+        with chdir(Path(find_spec('matplotlib').origin).parent): import matplotlib
 
 def main(
     argv:list[str]=None # Words after `garbage-clf`; None for those of the terminal

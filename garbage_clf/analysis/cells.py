@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 from IPython.display import Image
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
+from ..core import WorkbookError, atomic
 from ..escape import plain_text
 from ..train.recipes import as_command
 from ..train.run import Run
@@ -188,8 +189,8 @@ def save_plot(
 )->Image: # For a notebook, at half the size of its pixels
     "Keep a plot as a PNG with a run, and show that"
     folder = run.path/'plots'
-    folder.mkdir(exist_ok=True)
+    if folder.is_symlink(): raise WorkbookError(f'{folder} is a link: remove it')
     path = folder/f'{name}.png'
-    plot.figure.savefig(path, dpi=150, bbox_inches='tight')
+    with atomic(path) as new: plot.figure.savefig(new, format='png', dpi=150, bbox_inches='tight')
     plt.close(plot.figure)
     return Image(filename=str(path), embed=True, retina=True)

@@ -15,6 +15,7 @@ from nbformat.v4 import new_notebook, new_output
 
 from .cells import IMPORTS, for_notebook, main_split, report_cells
 from ..core import WorkbookError, log, write_text
+from ..escape import visible
 from ..plots import set_style, warn_missing_letters
 from ..train.run import Run
 
@@ -72,9 +73,9 @@ def _to_html(nb):
     cells = [c for c in nb.cells if not for_notebook(c)]
     no_code = dict(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
     nothing_fetched = dict(embed_images=True, mathjax_url='', require_js_url='', mermaid_js_url='')
-    exporter = HTMLExporter(**no_code, **nothing_fetched)
+    exporter = HTMLExporter(extra_template_basedirs=[], **no_code, **nothing_fetched) # None from the working folder
     html,_ = exporter.from_notebook_node(new_notebook(cells=cells), dict(metadata=dict(name='report')))
-    return html.replace('</head>', PAGE_STYLE+'</head>', 1)
+    return visible(html.replace('</head>', PAGE_STYLE+'</head>', 1))
 
 # %% ../../nbs/440_analysis.report.ipynb #45fcce0b
 def _keep_old(path):

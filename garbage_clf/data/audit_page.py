@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .duplicates import DUPLICATE_SIMILARITY
-from .images import shrink, to_rgb
+from .images import draft, shrink_early, to_rgb
 from .photo_files import decoding, open_photo
 
 # %% ../../nbs/148_data.audit_page.ipynb #de574a92
@@ -23,9 +23,8 @@ def picture_url(
     "A photo as a small picture inside a page"
     try:
         with open_photo(path) as im:
-            im.draft('RGB', (4*height,2*height))
-            with decoding(im):
-                im = to_rgb(shrink(im, height))
+            with decoding(im, draft(im, 2*height)):
+                im = to_rgb(shrink_early(im, height))
                 im.thumbnail((4*height,height), reducing_gap=2)
             buffer = io.BytesIO()
             im.save(buffer, 'JPEG', quality=60)

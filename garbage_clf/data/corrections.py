@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..core import WorkbookError, log
 from .tables import read_delimited
+from ..files import check_regular
 
 # %% ../../nbs/136_data.corrections.ipynb #84b40085
 CORRECTIONS = ['image','text','label','action','reason']
@@ -34,7 +35,9 @@ def _check_row(r, where):
 def _read_strings(path):
     "The CSV as strings; that of the package for 'trashnet'"
     file = files('garbage_clf')/'data'/'trashnet_corrections.csv' if str(path)=='trashnet' else Path(path)
-    try: return read_delimited(file).replace('', pd.NA)
+    try:
+        if Path(file).exists() and not Path(file).is_dir(): check_regular(file)
+        return read_delimited(file).replace('', pd.NA)
     except OSError as e:
         raise WorkbookError(f'no corrections at {path} ({e.strerror}): check the path') from e
     except (ValueError, pd.errors.ParserWarning, csv.Error) as e:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..cache import lock, atomic_folder
 from ..core import WorkbookError, log, progress
-from .photo_files import check_regular
+from ..files import check_regular
 
 # %% ../../nbs/110_data.download.ipynb #fbcc4cbe
 def sha256(

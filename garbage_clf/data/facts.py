@@ -17,8 +17,9 @@ from PIL import Image, ImageChops, ImageStat, UnidentifiedImageError
 from ..cache import cache_dir
 from ..core import log, progress
 from .download import sha256
-from .images import is_rotated, shrink, to_rgb
-from .photo_files import check_regular, decoding, open_photo
+from .images import draft, is_rotated, shrink_early, to_rgb
+from .photo_files import decoding, open_photo
+from ..files import check_regular
 
 # %% ../../nbs/128_data.facts.ipynb #c9bc09ec
 ORIENTATIONS = {
@@ -117,9 +118,8 @@ def read_facts(
     try:
         with open_photo(content) as im:
             facts = _header(im, content)
-            im.draft('RGB', (256,256))
-            with decoding(im):
-                im = to_rgb(shrink(im, 256))
+            with decoding(im, draft(im, 256)):
+                im = to_rgb(shrink_early(im, 256))
                 im.thumbnail((256,256), Image.BILINEAR, reducing_gap=3)
             grey = im.convert('L')
             facts.update(_appearance(im, grey, facts['exif_rotated']))

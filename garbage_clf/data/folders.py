@@ -77,7 +77,7 @@ def _parts(folder):
 def _unwrap(parts):
     "The parts, or the one folder inside of each that holds its classes, as in `train/images/glass`"
     inner = {d: _photo_folders(d) for d in parts}
-    if any(len(found)!=1 or not _photo_folders(found[0]) for found in inner.values()): return parts
+    if not parts or any(len(found)!=1 or not _photo_folders(found[0]) for found in inner.values()): return parts
     names = {found[0].name for found in inner.values()}
     if len(names)>1 and not all(split_of(name) for name in names): return parts
     log.warning('each part of the split holds one folder (%s) which holds others: those are taken', ', '.join(sorted(names)))

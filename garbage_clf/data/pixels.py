@@ -36,7 +36,7 @@ class Pixels:
 
     def _read(self, at):
         "The rows at some positions; black where the position is -1"
-        if not len(self.rows): return np.zeros((*at.shape,*self.rows.shape[1:]), 'uint8')
+        if not len(self.rows) and (at<0).all(): return np.zeros((*at.shape,*self.rows.shape[1:]), 'uint8')
         out = np.array(self.rows[at])
         out[at<0] = 0
         return out

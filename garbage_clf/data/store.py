@@ -50,6 +50,8 @@ class Store:
     def _records(self):
         "The index; empty if there is no store yet, or a damaged one"
         rows,index = self.files
+        for f in self.files:
+            if f.is_symlink() or f.exists() and not f.is_file(): raise OSError(None, 'it is a link or no file', f)
         try: records,n_rows = np.fromfile(index, RECORD),rows.stat().st_size//self.row_bytes
         except FileNotFoundError: return np.zeros(0, RECORD)
         intact = (_checks(records, 0)==records['check']).all()
@@ -60,13 +62,6 @@ class Store:
     def index(self)->dict[str,int]:
         "Digest to row number, the newest row of each"
         return {d.decode(): i for i,d in enumerate(self._records()['digest'])}
-
-    def damaged(self, numbers:np.ndarray)->np.ndarray:
-        "Those of the row numbers whose row has changed since it was written"
-        if not len(numbers): return numbers
-        records = self._records()
-        rows = self.map(len(records))
-        return numbers[_row_checks(rows[i] for i in numbers)!=records['row'][numbers]] # Row by row: all may be larger than memory
 
     def map(self, n:int)->np.ndarray:
         "The first `n` rows, mapped into memory: what is not read is not loaded"
@@ -112,13 +107,15 @@ def _fill_in_memory(store, digests, blocks):
     return rows,np.array([position.get(d, -1) for d in digests], int)
 
 @patch
-def _intact(self:Store, digests):
-    "Row numbers of those digests whose row is there and unchanged"
-    index = self.index()
-    known = {d: index[d] for d in digests if d in index}
-    damaged = set(self.damaged(np.array(list(known.values()), int)).tolist())
+def _snapshot(self:Store, digests):
+    "All rows, mapped, and the row numbers of those digests whose row is there and unchanged; both of one moment"
+    records = self._records()
+    rows = self.map(len(records))
+    index = {d.decode(): i for i,d in enumerate(records['digest'])}
+    numbers = np.array([index[d] for d in digests if d in index], int)
+    damaged = set(numbers[_row_checks(rows[i] for i in numbers)!=records['row'][numbers]].tolist()) # Row by row: all may be larger than memory
     if damaged: log.warning('%d rows of %s are damaged: made anew', len(damaged), self.folder)
-    return {d: i for d,i in known.items() if i not in damaged}
+    return rows,{d: index[d] for d in digests if d in index and index[d] not in damaged}
 
 # %% ../../nbs/158_data.store.ipynb #b58964da
 @patch
@@ -133,14 +130,22 @@ def fill(self:Store,
         missing = [i for d,i in first.items() if d not in known]
         for positions,block in make(missing): yield [digests[i] for i in positions],block
     try:
-        known = self._intact(first)
+        rows,known = self._snapshot(first)
         if any(d not in known for d in first):
             with lock(self.folder):
-                known = self._intact(first) # Another program may have made them meanwhile
+                _,known = self._snapshot(first) # Another program may have made them meanwhile
                 self.folder.mkdir(exist_ok=True)
-                self._append(blocks(known), len(self._records()))
-                known = self.index()
-        return self.map(len(self._records())),np.array([known.get(d, -1) for d in digests], int)
-    except OSError as e:
-        log.warning('%s cannot be written (%s): this time without it', self.folder, e.strerror or e)
+                made = set(known)
+                self._append(_noting(blocks(known), made), len(self._records()))
+                rows,known = self._snapshot(first)
+            if made-set(known): raise OSError(None, 'another program has removed it')
+        return rows,np.array([known.get(d, -1) for d in digests], int)
+    except (OSError,ValueError) as e: # A ValueError of a map that is longer than its file
+        log.warning('%s cannot be used (%s): this time without it', self.folder, getattr(e, 'strerror', None) or e)
         return _fill_in_memory(self, digests, blocks({}))
+
+def _noting(blocks, made):
+    "The same blocks of (digests, rows), their digests added to `made`"
+    for digests,rows in blocks:
+        made.update(digests)
+        yield digests,rows

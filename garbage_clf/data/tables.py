@@ -15,6 +15,7 @@ from ..core import WorkbookError, log
 from ..escape import unguard
 from .frames import from_frame
 from .items import split_of
+from ..files import check_regular
 
 # %% ../../nbs/108_data.tables.ipynb #813e112c
 def _header(path, encoding, sep):
@@ -104,7 +105,9 @@ def from_table(
     read = READERS.get(path.suffix.lower())
     if not read:
         raise WorkbookError(f'{path} is no table that can be read here: give {", ".join(READERS)}')
-    try: df = read(path)
+    try:
+        check_regular(path)
+        df = read(path)
     except (ValueError, OSError, pd.errors.ParserWarning, csv.Error) as e: # pandas' and pyarrow's own are ValueErrors
         raise WorkbookError(f'cannot read {path}: {_why(e)}') from e
     return from_frame(df, path.parent, photos, str(path), **columns)
@@ -112,6 +115,7 @@ def from_table(
 # %% ../../nbs/108_data.tables.ipynb #d9857e50
 def _has_columns(path):
     "Whether the first line of a file has more than one column"
+    if not path.is_file(): return False
     try: return len(_header(path, *_dialect(path)))>1
     except (ValueError, OSError, csv.Error): return True # Reading it says what is wrong
 

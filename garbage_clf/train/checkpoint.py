@@ -6,10 +6,11 @@
 __all__ = ['training_state', 'restore_state', 'Checkpoint']
 
 # %% ../../nbs/340_train.checkpoint.ipynb #a0f65642
-import json, random, time
+import json, random, time, zlib
 from pathlib import Path
 
 from ..core import log, write_tensors
+from ..files import check_regular
 
 import numpy as np, torch
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
@@ -92,6 +93,14 @@ def restore_state(
     _set_generators(learn, tensors, state['rng'])
 
 # %% ../../nbs/340_train.checkpoint.ipynb #4f550503
+def _checksum(tensors, state):
+    "A checksum of a state, as text"
+    check = zlib.crc32(state.encode())
+    for name in sorted(tensors):
+        x = tensors[name].detach().cpu().contiguous()
+        check = zlib.crc32(x.flatten().view(torch.uint8).numpy(), zlib.crc32(name.encode(), check))
+    return str(check)
+
 class Checkpoint(Callback):
     "Save the state of a training after epochs; go on from it if it is there"
     order,share = 65,.05 # Share of the time that saving may take
@@ -110,9 +119,12 @@ class Checkpoint(Callback):
     def _read(self):
         "Tensors and the rest, or a stop"
         try:
+            check_regular(self.path)
             with safe_open(self.path, 'pt') as f:
-                return {k: f.get_tensor(k) for k in f.keys()},json.loads(f.metadata()['state'])
-        except (SafetensorError,TypeError,ValueError,KeyError): self._stop('is damaged')
+                tensors,about = {k: f.get_tensor(k) for k in f.keys()},f.metadata()
+            if _checksum(tensors, about['state'])==about.get('checksum'): return tensors,json.loads(about['state'])
+        except (OSError,SafetensorError,TypeError,ValueError,KeyError): pass
+        self._stop('is damaged')
 
     def _stop(self, why):
         self.trouble = f'{self.path} {why}'
@@ -136,5 +148,6 @@ class Checkpoint(Callback):
         began = time.time()
         if self.epoch<self.start or began<self.due: return
         tensors,state = training_state(self.learn)
-        write_tensors(self.path, tensors, dict(state=json.dumps(dict(state, of=self.of))))
+        text = json.dumps(dict(state, of=self.of))
+        write_tensors(self.path, tensors, dict(state=text, checksum=_checksum(tensors, text)))
         self.due = time.time()+(time.time()-began)/self.share

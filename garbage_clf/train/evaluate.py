@@ -6,6 +6,7 @@
 __all__ = ['predict_inputs', 'held_out_items', 'evaluate']
 
 # %% ../../nbs/385_train.evaluate.ipynb #4a99bcc9
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,8 @@ from ..core import WorkbookError, log, pick_device
 from ..memory import keep_freed_memory
 from ..data.inputs import ModelInputs, check_modalities
 from ..data.download import photo_digests
+from ..data.duplicates import near_pairs, plain_words
+from ..data.facts import photo_facts
 from ..models.inference import predict_proba
 from .fit import tta_options
 from .run import Run, load_model, results_metrics, results_table
@@ -29,7 +32,10 @@ def predict_inputs(
     device:torch.device|str='cpu' # Where to run
 )->torch.Tensor: # Probabilities, N x C
     "Class probabilities by a run's model"
-    return predict_proba(model, inputs, device, run.recipe.batch_size, tta_options(run.recipe))
+    probs = predict_proba(model, inputs, device, run.recipe.batch_size, tta_options(run.recipe))
+    if not probs.isfinite().all():
+        raise WorkbookError(f'the model of {run.path} returns numbers that are not finite: its weights are damaged, or its training failed')
+    return probs
 
 # %% ../../nbs/385_train.evaluate.ipynb #55acf9e9
 def _own_items(run, items):
@@ -70,10 +76,37 @@ def _without_training_photos(items, own):
         log.warning('%d of %d items count as valid: the run chose its epoch and its threshold by them', was_valid.sum(), len(items))
     return items.assign(split=items.split.mask(was_valid, 'valid'))[~was_trained]
 
+def _without_near_duplicates(items, own):
+    "Items whose photo is no near-duplicate of one that the run was trained on, as in splits of ours"
+    trained = own[own.image.notna() & own.split.eq('train')]
+    here = trained[[os.path.isfile(p) for p in trained.image]]
+    if len(here)<len(trained):
+        log.warning('%d of the %d photos that the run was trained on are not where they were: near-duplicates of those are not '
+            'looked for', len(trained)-len(here), len(trained))
+    photos = items[items.image.notna()]
+    if not len(here) or not len(photos): return items
+    pairs = near_pairs(photo_facts(pd.concat([here, photos], ignore_index=True)))
+    pairs = pairs[pairs.is_duplicate & (pairs.a<len(here)) & (pairs.b>=len(here))]
+    near = photos.index[(pairs.b-len(here)).unique()]
+    if len(near):
+        log.warning('%d of %d items are left out: near-duplicates of photos that the run was trained on', len(near), len(items))
+    if len(near)==len(items): raise WorkbookError('the run was trained on near-duplicates of all these items: evaluate it on others')
+    return items.drop(index=near)
+
+def _warn_known_texts(items, own):
+    "Log how many items a text run can know by heart"
+    trained = set(plain_words(own.text[own.split=='train'].dropna()))
+    known = plain_words(items.text).isin(trained-{''}).sum()
+    if known: log.warning('%d of %d items have a text that the run was trained on', known, len(items))
+
 def _warn_changed(items):
     "Log how many of the items that a run held out have another photo now"
     if 'sha256' not in items: return
-    photos = items[items.sha256.notna()]
+    trained = items.sha256[items.split=='train'].dropna()
+    items = items[items.split!='train']
+    known = items.sha256.isin(trained).sum()
+    if known: log.warning('%d of %d items have a photo that the run was trained on, as its own metrics do', known, len(items))
+    photos = items[items.sha256.notna() & items.image.notna()]
     changed = photos.sha256!=pd.array(photo_digests(photos.image), dtype='string')
     if changed.any():
         log.warning('%d of %d photos have changed since the run was trained: these metrics are about what they show now',
@@ -98,10 +131,9 @@ def held_out_items(
     is_train = items.split=='train'
     items = items.assign(split='test') if is_train.all() else items[~is_train]
     own = _own_items(run, items)
-    items = _without_training_photos(items, own)
-    known_texts = items.image.isna() & items.text.isin(own.text[own.split=='train'].dropna())
-    if known_texts.any():
-        log.warning('%d of %d items have no photo, and a text that the run was trained on', known_texts.sum(), len(items))
+    items = _without_training_photos(items.reset_index(drop=True), own)
+    if 'image' in run.labels['modalities']: items = _without_near_duplicates(items.reset_index(drop=True), own)
+    _warn_known_texts(items if run.labels['modalities']==['text'] else items[items.image.isna()], own)
     _check_labels(items, run.labels['classes'])
     return items
 
@@ -115,7 +147,7 @@ def evaluate(
     run = Run(run)
     if items is None:
         items = run.items[run.items.split!='train']
-        _warn_changed(items)
+        _warn_changed(run.items)
     else: items = held_out_items(run, items)
     check_modalities(items, run.labels['modalities'], training=False)
     inputs,unreadable = run.make_inputs(items)

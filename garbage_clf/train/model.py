@@ -15,6 +15,7 @@ from torch import nn
 
 from ..core import WorkbookError, atomic, write_json
 from ..data.text import encode, train_tokenizer
+from ..files import read_text
 from ..models.bow import BagOfWords, TextClassifier, idf
 from ..models.layers import make_head
 from ..models.multimodal import ImageTextClassifier, make_fusion
@@ -67,8 +68,8 @@ def load_text_processor(
     from tokenizers import Tokenizer
     path,config = (Path(folder)/name for name in TEXT_FILES)
     try:
-        tok = Tokenizer.from_file(str(path))
-        return TextProcessor(tok, json.loads(config.read_text()) if config.exists() else None)
+        tok = Tokenizer.from_str(read_text(path))
+        return TextProcessor(tok, json.loads(read_text(config)) if config.exists() else None)
     except Exception as e:
         why = ' '.join(str(e).split())[:150]
         raise WorkbookError(f'cannot read {path} and what belongs to it: {why}') from e

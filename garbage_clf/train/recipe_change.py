@@ -14,6 +14,7 @@ from pathlib import Path
 from ..compat import OLD_KEYS, upgrade
 from ..core import WorkbookError, choose, log, write_json
 from ..data.augment import AUGMENTATIONS
+from ..files import read_text
 from ..models.registry import FROM_SCRATCH, check_model_name
 from .recipe import FROM_SCRATCH_TEXT, WHEN, Recipe
 
@@ -154,7 +155,7 @@ def load_recipe(
     path:Path|str # A `recipe.json`
 )->Recipe: # As it was
     "Read a recipe"
-    try: values = json.loads(Path(path).read_text(encoding='utf-8'))
+    try: values = json.loads(read_text(path))
     except (OSError, ValueError) as e:
         raise WorkbookError(f'cannot read the recipe {path}: {e}') from e
     except RecursionError as e: raise WorkbookError(f'cannot read the recipe {path}: it is nested too deeply') from e

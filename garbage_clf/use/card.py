@@ -70,7 +70,7 @@ def markdown_table(
     df:pd.DataFrame # With a named index
 )->str: # Markdown
     "A table as Markdown"
-    lines = [[df.index.name or '', *df.columns], ['---']*(len(df.columns)+1)]
+    lines = [[plain_text(c) for c in (df.index.name or '', *df.columns)], ['---']*(len(df.columns)+1)]
     for name,values in zip(df.index, df.values):
         lines.append([plain_text(name), *['' if pd.isna(v) else f'{v:g}' for v in values]])
     return '\n'.join('| '+' | '.join(line)+' |' for line in lines)

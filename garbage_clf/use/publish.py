@@ -13,6 +13,7 @@ from pathlib import Path
 from ..analysis.cells import main_split
 from ..cache import atomic_folder
 from ..core import WorkbookError, write_json, write_text
+from ..files import check_regular
 from ..metrics import metrics_line
 from ..train.model import TEXT_FILES
 from ..train.recipe import architecture
@@ -46,6 +47,14 @@ def model_config(
         architecture=architecture(r), num_classes=len(classes), label_names=classes, input_size=size, recipe=vars(r))
 
 # %% ../../nbs/508_use.publish.ipynb #414708f7
+def _copy(run, name, target):
+    "Copy a file of a run, not what a link in it leads to: a run from somebody else may point at a file of yours"
+    source = run.path/name
+    if not source.resolve().is_relative_to(run.path.resolve()):
+        raise WorkbookError(f'{source} is a link to {source.resolve()}, outside of the run: remove it, or put a copy in its place')
+    check_regular(source)
+    shutil.copyfile(source, target)
+
 def model_folder(
     run:Run, # A finished run
     out:Path|str, # A new folder
@@ -60,10 +69,10 @@ def model_folder(
         if new is None: raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
         write_text(new/'README.md', write_card(run, title or out.name, plot.exists(), licence))
         write_json(new/'config.json', model_config(run))
-        for name in FILES: shutil.copyfile(run.path/name, new/name)
+        for name in FILES: _copy(run, name, new/name)
         for name in OPTIONAL_FILES:
-            if (run.path/name).exists(): shutil.copyfile(run.path/name, new/name)
-        if plot.exists(): shutil.copyfile(plot, new/'confusion_matrix.png')
+            if (run.path/name).exists(): _copy(run, name, new/name)
+        if plot.exists(): _copy(run, 'plots/confusion_matrix.png', new/'confusion_matrix.png')
     return out
 
 # %% ../../nbs/508_use.publish.ipynb #cd53185a

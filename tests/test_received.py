@@ -1,0 +1,109 @@
+"Runs and folders that somebody else has made: nothing in them is run, followed out of them, or believed when it has changed"
+import json, os, shutil, subprocess, sys
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from garbage_clf.analysis.report import report
+from garbage_clf.core import WorkbookError
+from garbage_clf.data.items import to_items
+from garbage_clf.train.evaluate import evaluate
+from garbage_clf.train.fit import fit, resume_fit
+from garbage_clf.train.recipes import get_recipe
+from garbage_clf.train.run import Run, load_model
+from garbage_clf.use.predict import predict
+from garbage_clf.use.publish import model_folder
+
+WORDS = dict(glass='jar bottle pane vase', metal='can tin foil lid', paper='box bag cup napkin')
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    rows = [dict(text=f'{adjective} {noun} {i}', label=label) for label,nouns in WORDS.items() for noun in nouns.split()
+        for adjective in ('greasy','clean','old') for i in range(3)]
+    return fit(to_items(rows), get_recipe('text-tfidf'), tmp_path_factory.mktemp('run')/'run', device='cpu')
+
+@pytest.fixture
+def run(trained, tmp_path):
+    shutil.copytree(trained.path, tmp_path/'got')
+    return Run(tmp_path/'got')
+
+def change_json(path, **values): path.write_text(json.dumps(json.loads(path.read_text())|values))
+
+
+def test_templates_of_the_working_folder(run, tmp_path):
+    (tmp_path/'lab').mkdir()
+    (tmp_path/'lab'/'index.html.j2').write_text("{{ cycler.__init__.__globals__.os.system('echo > pwned') }}")
+    (tmp_path/'matplotlibrc').write_text('text.usetex: True\n')
+    program = 'from garbage_clf.cli import main; raise SystemExit(main())'
+    code = tmp_path/'code'
+    code.mkdir()
+    (code/'go.py').write_text(program)
+    done = subprocess.run([sys.executable, str(code/'go.py'), 'report', str(run.path)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode==0, done.stderr
+    assert not (tmp_path/'pwned').exists()
+    assert 'Confusion matrix' in (run.path/'report.html').read_text()
+
+def test_links_out_of_a_run(run, tmp_path):
+    mine = tmp_path/'thesis.txt'
+    mine.write_text('mine')
+    (run.path/'plots').mkdir(exist_ok=True)
+    (run.path/'plots'/'learning_curves.png').unlink(missing_ok=True)
+    (run.path/'plots'/'learning_curves.png').symlink_to(mine)
+    report(run)
+    assert mine.read_text()=='mine'
+    (run.path/'training_stats.csv').unlink()
+    (run.path/'training_stats.csv').symlink_to(mine)
+    with pytest.raises(WorkbookError, match='outside of the run'): model_folder(run, tmp_path/'published')
+    assert not (tmp_path/'published').exists()
+
+@pytest.mark.parametrize('name', ['items.csv','labels.json','rules.yaml','plots'])
+def test_training_overwrites_nothing(trained, tmp_path, name):
+    (tmp_path/name).write_text('mine')
+    with pytest.raises(WorkbookError, match=f'holds {name}'): fit(trained.items, trained.recipe, tmp_path, device='cpu')
+    assert (tmp_path/name).read_text()=='mine'
+
+def test_changed_files(run):
+    classes = run.labels['classes']
+    change_json(run.path/'labels.json', classes=classes[::-1])
+    with pytest.raises(WorkbookError, match='labels.json has changed since it was written'): predict(Run(run.path), text='greasy jar')
+
+def test_files_that_do_not_belong_together(run):
+    change_json(run.path/'recipe.json', size=32)
+    with pytest.raises(WorkbookError, match='do not belong together: size'): load_model(Run(run.path))
+
+def test_weights_that_are_no_numbers(run):
+    path = run.path/'model.safetensors'
+    weights = load_file(path)
+    save_file({k: v*float('nan') if v.is_floating_point() else v for k,v in weights.items()}, path)
+    (run.path/'training.json').unlink()
+    with pytest.raises(WorkbookError, match='not finite'): predict(Run(run.path), text='greasy jar')
+
+def test_training_items_called_test(run, caplog, tmp_path):
+    items = run.items.assign(sha256='a', split=['train','test']*(len(run.items)//2))
+    items.to_csv(run.path/'items.csv', index=False)
+    with caplog.at_level('WARNING'): evaluate(Run(run.path), device='cpu')
+    assert 'have a photo that the run was trained on' in caplog.text
+
+@pytest.mark.parametrize('name', ['training.json','metrics.json','rules.yaml','tokenizer.json','items.csv'])
+def test_pipes_in_a_run(run, name):
+    (run.path/name).unlink(missing_ok=True)
+    os.mkfifo(run.path/name)
+    with pytest.raises(WorkbookError):
+        if name=='items.csv': evaluate(run.path, device='cpu')
+        else: predict(run.path, text='greasy jar')
+
+def test_damaged_state(trained, tmp_path, monkeypatch):
+    from garbage_clf.train import fit as module
+    def stop(*args, **kwargs): raise KeyboardInterrupt
+    recipe = get_recipe('bow', epochs=3)
+    items = trained.items.drop(columns='sha256', errors='ignore')
+    with monkeypatch.context() as m:
+        m.setattr(module, 'write_run', stop)
+        with pytest.raises(KeyboardInterrupt): fit(items, recipe, tmp_path/'r', device='cpu')
+    state = tmp_path/'r'/'last'/'state.safetensors'
+    content = bytearray(state.read_bytes())
+    content[-5000] ^= 1
+    state.write_bytes(content)
+    with pytest.raises(WorkbookError, match='is damaged'): resume_fit(items, recipe, tmp_path/'r', device='cpu')
