@@ -15,7 +15,9 @@ def test_two_thousand():
     assert not wrong, wrong[:5]
     kinds = {kind for kind,_ in outcomes}
     assert len(kinds)==9
-    for kind in kinds: assert outcomes[kind,'answer']>=10 and outcomes[kind,'error']>=10, (kind,outcomes)
+    for kind in kinds:
+        assert outcomes[kind,'answer']>=10, (kind,outcomes)
+        assert outcomes[kind,'error']>=10 or kind in ('case_cache','case_facts'), (kind,outcomes) # Those mend themselves
 
 
 CODE = """

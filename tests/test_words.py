@@ -115,9 +115,10 @@ def test_empty_text_is_named(both, capsys):
     assert json.loads(out)['error']=='neither a photo nor a text' and '1 of 1 items could not be predicted' in err
 
 def test_words_from_standard_input(words, capsys, monkeypatch):
-    monkeypatch.setattr('sys.stdin', io.StringIO('old phone\nclean paint tin\n'))
+    lines = 'old phone\nclean paint tin\népluchure\n'.encode()
+    monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(lines), encoding='cp1252')) # UTF-8, whatever the terminal's encoding
     out,_ = cli(capsys, 'predict', words, '--texts', '-', '--json')
-    assert [json.loads(l)['text'] for l in out.splitlines()]==['old phone','clean paint tin']
+    assert [json.loads(l)['text'] for l in out.splitlines()]==['old phone','clean paint tin','épluchure']
 
 def test_table_with_missing_halves(both, calgary, tmp_path, capsys):
     photos = sorted(calgary.glob('Blue/*'))[:2]
