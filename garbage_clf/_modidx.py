@@ -979,6 +979,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'garbage_clf.data.tables._header': ('data.tables.html#_header', 'garbage_clf/data/tables.py'),
                                          'garbage_clf.data.tables._read_jsonl': ( 'data.tables.html#_read_jsonl',
                                                                                   'garbage_clf/data/tables.py'),
+                                         'garbage_clf.data.tables._read_parquet': ( 'data.tables.html#_read_parquet',
+                                                                                    'garbage_clf/data/tables.py'),
                                          'garbage_clf.data.tables._why': ('data.tables.html#_why', 'garbage_clf/data/tables.py'),
                                          'garbage_clf.data.tables.from_table': ( 'data.tables.html#from_table',
                                                                                  'garbage_clf/data/tables.py'),

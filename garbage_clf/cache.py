@@ -126,6 +126,7 @@ def shrink_cache(
     most_mb:float=0 # What may remain, megabytes; 0 to remove all
 )->list[str]: # Entries that were removed
     "Remove what was written longest ago, until the rest is small enough"
+    if not most_mb>=0: raise WorkbookError(f'{most_mb} megabytes are no size: give 0 or more')
     root = _root()
     if root.is_dir() and not _is_ours(root):
         raise WorkbookError(f'{root} has no CACHEDIR.TAG of garbage_clf: nothing is removed, look at it yourself')

@@ -13,7 +13,7 @@ import pandas as pd
 from fastcore.basics import patch
 
 from ..core import WorkbookError, log, write_json, write_text
-from ..escape import safe_csv
+from ..escape import safe_csv, visible
 from .audit_page import audit_page
 from .corrections import CORRECTIONS
 from .duplicates import duplicate_groups, near_pairs
@@ -43,7 +43,7 @@ def _examples(rows, most=4):
     if columns==['label']: columns = ['label','items']
     between = ' = ' if 'image 2' in columns else ' '
     first = rows[columns][:most].dropna(axis=1, how='all').values.tolist()
-    names = [between.join(map(str, row)) for row in first if len(row)]
+    names = [visible(between.join(' '.join(str(name).split()) for name in row)) for row in first if len(row)]
     more = f' and {len(rows)-most:,} more' if len(rows)>most else ''
     return '\n'+' '*9+', '.join(n for n in names if n)+more
 

@@ -14,6 +14,7 @@ from PIL import Image
 from .duplicates import DUPLICATE_SIMILARITY
 from .images import draft, shrink_early, to_rgb
 from .photo_files import decoding, open_photo
+from ..escape import visible
 
 # %% ../../nbs/148_data.audit_page.ipynb #de574a92
 def picture_url(
@@ -107,4 +108,4 @@ def audit_page(
     template = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
     findings = [_shown(f, result.short, most) for f in result.findings]
     bars = _bars(result.pairs)
-    return template.render(title=result.title, findings=findings, bars=bars, threshold=DUPLICATE_SIMILARITY)
+    return visible(template.render(title=result.title, findings=findings, bars=bars, threshold=DUPLICATE_SIMILARITY))

@@ -6,7 +6,7 @@
 __all__ = ['from_folder', 'from_photos']
 
 # %% ../../nbs/105_data.folders.ipynb #b9069972
-import re
+import os, re
 from pathlib import Path
 
 import pandas as pd
@@ -140,7 +140,7 @@ def from_folder(
     names:bool=False # Take a text from each file name, as `add_names` does
 )->pd.DataFrame: # Items
     "Items from folders of photos"
-    folder = Path(folder).absolute()
+    folder = Path(os.path.abspath(folder)) # Without `..`
     if not folder.is_dir(): raise WorkbookError(f'no folder {folder}: check the path')
     parts = _unwrap(_parts(folder))
     rows = [row for d,part in parts.items() for row in _class_rows(d, part)] if parts else _inner_rows(folder)
@@ -159,8 +159,9 @@ def from_photos(
     names:bool=False # Take a text from each file name, as `add_names` does
 )->pd.DataFrame: # Items without labels
     "Items from photos that nobody has labelled"
-    photos = text_names(find_photos(Path(folder).absolute()))
+    folder = Path(os.path.abspath(folder))
+    photos = text_names(find_photos(folder))
     if not photos: raise WorkbookError(f'no photos in {folder}: it should hold some ({_endings()})')
-    log_left_out(Path(folder).absolute(), photos)
+    log_left_out(folder, photos)
     items = to_items(dict(image=[str(p) for p in photos]))
     return add_names(items) if names else items

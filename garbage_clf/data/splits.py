@@ -115,7 +115,7 @@ def split(
     existing:str='keep' # What to do with a split that is there: 'keep', 'repair' or 'redo'
 )->pd.DataFrame: # Items that all have a split, with their old index; those left out are named in the log
     "Give every item a split: stratified by label, groups whole"
-    if valid<0 or test<0 or valid+test>=1:
+    if not (valid>=0 and test>=0 and valid+test<1): # Also for nan
         raise WorkbookError(f'valid={valid} and test={test} leave nothing to train on')
     if existing not in EXISTING:
         raise WorkbookError(f'existing={existing!r} is not known: choose one of {", ".join(EXISTING)}')
