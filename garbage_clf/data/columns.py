@@ -118,8 +118,10 @@ def _flag_split(df, chosen, named, where):
     flags = [c for c in once if _plain(c) in FLAGS and c not in {**chosen, 'split':None}.values()]
     if chosen.get('split') in flags: flags = [chosen['split']]
     elif not flags or 'split' in chosen or 'split' in named: return df,chosen
-    log.warning('%s: %s is taken as the split (another: split=NAME)', Path(where).name, ', '.join(f'`{c}`' for c in flags))
-    return df.drop(columns='split', errors='ignore').assign(split=_from_flags(df[flags], where)),dict(chosen, split='split')
+    names = ', '.join(f'`{c}`' for c in flags)
+    log.warning('%s: %s is taken as the split (another: split=NAME)', Path(where).name, names)
+    split = _from_flags(df[flags], where)
+    return df.drop(columns='split', errors='ignore').assign(split=split),dict(chosen, split='split')
 
 # %% ../../nbs/106_data.columns.ipynb #944c48f3
 def _one_hot(df, chosen):
@@ -133,8 +135,8 @@ def _one_hot(df, chosen):
     if len(rest)<2: return df,chosen
     several = (ones.sum(axis=1)!=1).sum()
     if several:
-        log.warning('in %d of %d rows not exactly one of the columns of 0 and 1 (%s) is 1: they are not taken as the label',
-            several, len(df), ', '.join(rest[:8]))
+        log.warning('in %d of %d rows not exactly one of the columns of 0 and 1 (%s) is 1: they are not taken as the '
+            'label', several, len(df), ', '.join(rest[:8]))
         return df,chosen
     log.warning('the columns of 0 and 1 are taken as the label: %s', ', '.join(rest[:8]))
     return df.drop(columns=rest).assign(label=ones.astype(int).idxmax(axis=1)),dict(chosen, label='label')
@@ -148,8 +150,8 @@ def _without_false_split(df, chosen, named, where):
     if all(split_of(v) for v in values): return chosen
     parts,others = {split_of(v) for v in values}-{None},[v for v in values if not split_of(v)]
     if len(parts)>1:
-        raise WorkbookError(f'{where}: column `{column}` names parts of a split, and {others[0]!r}: give train, valid or test, '
-            "or say that it is no split with split=''")
+        raise WorkbookError(f'{where}: column `{column}` names parts of a split, and {others[0]!r}: give train, '
+            "valid or test, or say that it is no split with split=''")
     log.warning('%s: column `%s` names no parts of a split: it is left as it is', Path(where).name, column)
     return {part: c for part,c in chosen.items() if part!='split'}
 
@@ -163,7 +165,8 @@ def _check_frame(df, columns, where):
 def _check_header(df, where):
     "Refuse a table whose first line is an item"
     if any(c.lower().endswith(tuple(PHOTO_ENDINGS)) for c in df):
-        raise WorkbookError(f'{where} has no header, its first line names a photo: write a line above it such as image,label')
+        raise WorkbookError(f'{where} has no header, its first line names a photo: write a line above it such as '
+            'image,label')
 
 def _log_replaced(df, columns, where):
     "Log columns of ours that are left out because another one was named for them"

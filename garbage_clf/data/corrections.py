@@ -58,7 +58,8 @@ def read_corrections(
     for i,r in enumerate(df.itertuples(), 2): _check_row(r, f'{path}, row {i}')
     labels = df[df.action=='relabel'].fillna('').groupby(['image','text']).label.unique()
     for name,found in labels.items():
-        if len(found)>1: raise WorkbookError(f'{path}: {name[0] or name[1]} is relabelled {found[0]!r} and {found[1]!r}: keep one')
+        if len(found)<2: continue
+        raise WorkbookError(f'{path}: {name[0] or name[1]} is relabelled {found[0]!r} and {found[1]!r}: keep one')
     return df
 
 # %% ../../nbs/136_data.corrections.ipynb #b356ed18

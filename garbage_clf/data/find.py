@@ -62,7 +62,8 @@ def text_names(
     good = [p for p in paths if _is_text(p)]
     bad = sorted(set(paths)-set(good))
     if bad:
-        log.warning('%d files are left out, their names are not text: rename them (%s first)', len(bad), ascii(bad[0].name))
+        first = ascii(bad[0].name)
+        log.warning('%d files are left out, their names are not text: rename them (%s first)', len(bad), first)
     return good
 
 # %% ../../nbs/104_data.find.ipynb #18b14cdb

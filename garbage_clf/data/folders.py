@@ -80,7 +80,8 @@ def _unwrap(parts):
     if not parts or any(len(found)!=1 or not _photo_folders(found[0]) for found in inner.values()): return parts
     names = {found[0].name for found in inner.values()}
     if len(names)>1 and not all(split_of(name) for name in names): return parts
-    log.warning('each part of the split holds one folder (%s) which holds others: those are taken', ', '.join(sorted(names)))
+    log.warning('each part of the split holds one folder (%s) which holds others: those are taken',
+        ', '.join(sorted(names)))
     return {inner[d][0]: part for d,part in parts.items()}
 
 
@@ -99,7 +100,8 @@ def _flat_rows(folders):
     parts = {part for _,part in found.values()}
     if len(found)==len(folders) and 'train' in parts and len(parts)>1:
         log.warning('read as the split: %s', ', '.join(f'{d.name} ({c}, {part})' for d,(c,part) in found.items()))
-        return [dict(image=str(p), label=c, split=part) for d,(c,part) in found.items() for p in text_names(find_photos(d))]
+        return [dict(image=str(p), label=c, split=part)
+            for d,(c,part) in found.items() for p in text_names(find_photos(d))]
     if len({c for c,_ in found.values()})<len(found):
         raise WorkbookError(f'{", ".join(d.name for d in found)} are named like classes with parts of a split: name all '
             'folders so, some with train, or none')
@@ -145,7 +147,8 @@ def from_folder(
     parts = _unwrap(_parts(folder))
     rows = [row for d,part in parts.items() for row in _class_rows(d, part)] if parts else _inner_rows(folder)
     if not rows and parts:
-        raise WorkbookError(f'{min(parts).name} in {folder} holds photos and no class folders: put them into one for each class')
+        raise WorkbookError(f'{min(parts).name} in {folder} holds photos and no class folders: put them into one for '
+            'each class')
     if not rows:
         raise WorkbookError(f'no photos in {folder}: it should hold one folder for each class, with photos '
             f'({_endings()}) inside')

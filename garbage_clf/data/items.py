@@ -49,7 +49,8 @@ def _check_values(df):
         odd = [v for v in df[c] if isinstance(v, (bytes,bytearray)) or pd.api.types.is_list_like(v)]
         if not odd: continue
         advice = 'write the photos into files and give their names' if c=='image' else 'give one text an item'
-        raise WorkbookError(f'{len(odd)} of {len(df)} values of {c} are of type {type(odd[0]).__name__} and no text: {advice}')
+        kind = type(odd[0]).__name__
+        raise WorkbookError(f'{len(odd)} of {len(df)} values of {c} are of type {kind} and no text: {advice}')
 
 def to_items(
     rows # Anything `pd.DataFrame` takes, with some of `COLUMNS`

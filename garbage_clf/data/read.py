@@ -61,7 +61,8 @@ def _read(data, photos, columns):
     if (photos or columns) and not _has_columns(data):
         raise WorkbookError(f'{data} is no table: columns and a folder of photos can be named for tables only')
     word,path = str(data),Path(data)
-    if '+' in word and not path.exists(): return join(*[_read(part.strip(), photos, columns) for part in word.split('+')])
+    if '+' in word and not path.exists():
+        return join(*[_read(part.strip(), photos, columns) for part in word.split('+')])
     if word=='trashnet': return trashnet()
     if word=='sample': return sample_items()
     if word.startswith('hf:'): return from_datasets(word.removeprefix('hf:'), **columns)

@@ -113,7 +113,8 @@ def _snapshot(self:Store, digests):
     rows = self.map(len(records))
     index = {d.decode(): i for i,d in enumerate(records['digest'])}
     numbers = np.array([index[d] for d in digests if d in index], int)
-    damaged = set(numbers[_row_checks(rows[i] for i in numbers)!=records['row'][numbers]].tolist()) # Row by row: all may be larger than memory
+    checks = _row_checks(rows[i] for i in numbers) # Row by row: all may be larger than memory
+    damaged = set(numbers[checks!=records['row'][numbers]].tolist())
     if damaged: log.warning('%d rows of %s are damaged: made anew', len(damaged), self.folder)
     return rows,{d: index[d] for d in digests if d in index and index[d] not in damaged}
 

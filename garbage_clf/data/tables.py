@@ -54,8 +54,8 @@ def _check_quotes(df, sep):
             first,*inner,last = cell.split('\n')
             counts = [at+first.count(sep), *(line.count(sep) for line in inner), n-at+last.count(sep)]
             if not n or set(counts)!={n}: continue
-            why = (f'one cell ({first[:40]!r} first) holds {len(counts)} lines of the table: a quotation mark before it is not '
-                'closed or stands inside a word')
+            why = (f'one cell ({first[:40]!r} first) holds {len(counts)} lines of the table: a quotation mark before it '
+                'is not closed or stands inside a word')
             if inner or sep=='\t': raise ValueError(f'{why}. Remove it, or write it twice')
             log.warning('%s? If so, remove it, or write it twice', why)
 

@@ -66,7 +66,7 @@ def _clean(texts):
     return [str(t).encode('utf-8', 'replace').decode() if has_text(t) else '' for t in texts]
 
 def _encode_batch(tok, texts, **kwargs):
-    "The encodings of texts; one line where the tokenizer fails, or its Rust code panics over a regular expression without end"
+    "The encodings of texts; one line where the tokenizer fails, or its Rust code panics over a regular expression"
     try: return tok.encode_batch(texts, **kwargs)
     except (KeyboardInterrupt,SystemExit,MemoryError): raise
     except BaseException as e: # A panic is no `Exception`

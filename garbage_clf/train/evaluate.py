@@ -34,7 +34,8 @@ def predict_inputs(
     "Class probabilities by a run's model"
     probs = predict_proba(model, inputs, device, run.recipe.batch_size, tta_options(run.recipe))
     if not probs.isfinite().all():
-        raise WorkbookError(f'the model of {run.path} returns numbers that are not finite: its weights are damaged, or its training failed')
+        raise WorkbookError(f'the model of {run.path} returns numbers that are not finite: its weights are damaged, or '
+            'its training failed')
     return probs
 
 # %% ../../nbs/385_train.evaluate.ipynb #55acf9e9
@@ -73,7 +74,8 @@ def _without_training_photos(items, own):
     if was_trained.all():
         raise WorkbookError('the run was trained on all of these items: evaluate it on others')
     if was_valid.any():
-        log.warning('%d of %d items count as valid: the run chose its epoch and its threshold by them', was_valid.sum(), len(items))
+        log.warning('%d of %d items count as valid: the run chose its epoch and its threshold by them',
+            was_valid.sum(), len(items))
     return items.assign(split=items.split.mask(was_valid, 'valid'))[~was_trained]
 
 def _without_near_duplicates(items, own):
@@ -81,16 +83,18 @@ def _without_near_duplicates(items, own):
     trained = own[own.image.notna() & own.split.eq('train')]
     here = trained[[os.path.isfile(p) for p in trained.image]]
     if len(here)<len(trained):
-        log.warning('%d of the %d photos that the run was trained on are not where they were: near-duplicates of those are not '
-            'looked for', len(trained)-len(here), len(trained))
+        log.warning('%d of the %d photos that the run was trained on are not where they were: near-duplicates of those '
+            'are not looked for', len(trained)-len(here), len(trained))
     photos = items[items.image.notna()]
     if not len(here) or not len(photos): return items
     pairs = near_pairs(photo_facts(pd.concat([here, photos], ignore_index=True)))
     pairs = pairs[pairs.is_duplicate & (pairs.a<len(here)) & (pairs.b>=len(here))]
     near = photos.index[(pairs.b-len(here)).unique()]
     if len(near):
-        log.warning('%d of %d items are left out: near-duplicates of photos that the run was trained on', len(near), len(items))
-    if len(near)==len(items): raise WorkbookError('the run was trained on near-duplicates of all these items: evaluate it on others')
+        log.warning('%d of %d items are left out: near-duplicates of photos that the run was trained on',
+            len(near), len(items))
+    if len(near)==len(items):
+        raise WorkbookError('the run was trained on near-duplicates of all these items: evaluate it on others')
     return items.drop(index=near)
 
 def _warn_known_texts(items, own):
@@ -105,7 +109,8 @@ def _warn_changed(items):
     trained = items.sha256[items.split=='train'].dropna()
     items = items[items.split!='train']
     known = items.sha256.isin(trained).sum()
-    if known: log.warning('%d of %d items have a photo that the run was trained on, as its own metrics do', known, len(items))
+    if known:
+        log.warning('%d of %d items have a photo that the run was trained on, as its own metrics do', known, len(items))
     photos = items[items.sha256.notna() & items.image.notna()]
     changed = photos.sha256!=pd.array(photo_digests(photos.image), dtype='string')
     if changed.any():

@@ -66,8 +66,9 @@ def _refuse_finished(out):
     report = '' if (out/'report.html').exists() else f' (garbage-clf report {out} writes its report)'
     raise WorkbookError(f'{out} already holds a run{report}: choose another --out, or move it away')
 
-RUN_FILES = ('items.csv','training_stats.csv','training_losses.csv','evaluation_results.csv','confusion_matrix.csv','metrics.json',
-    'labels.json','model.safetensors','training.json','recipe.json','rules.yaml','report.html','report.ipynb','plots',*TEXT_FILES)
+RUN_FILES = ('items.csv','training_stats.csv','training_losses.csv','evaluation_results.csv','confusion_matrix.csv',
+    'metrics.json','labels.json','model.safetensors','training.json','recipe.json','rules.yaml','report.html',
+    'report.ipynb','plots',*TEXT_FILES)
 
 def new_folder(
     out:Path|str # Folder for a run that is to be trained
@@ -81,7 +82,8 @@ def new_folder(
     if out.exists() and not out.is_dir():
         raise WorkbookError(f'{out} is a file: choose another --out')
     taken = [name for name in RUN_FILES if os.path.lexists(out/name)]
-    if taken: raise WorkbookError(f'{out} holds {taken[0]}, which the run would overwrite: choose another --out, or move it away')
+    if taken:
+        raise WorkbookError(f'{out} holds {taken[0]}, which the run would overwrite: choose another --out, or move it away')
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise WorkbookError(f'cannot make the folder {out}: {e.strerror}') from e
     return out

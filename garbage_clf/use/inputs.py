@@ -52,8 +52,10 @@ def name_photos(
     paths # Photos in memory, paths, or both
 )->tuple[list,dict]: # With names in place of the photos; and name to photo
     "Give names to photos that are in memory"
-    if not pd.api.types.is_list_like(paths, allow_sets=False) and not hasattr(paths, '__next__') or isinstance(paths, (dict,pd.DataFrame)):
-        raise WorkbookError(f'a {type(paths).__name__} is no list of photos: give a list of paths or photos, or a column of a table')
+    is_list = pd.api.types.is_list_like(paths, allow_sets=False) or hasattr(paths, '__next__')
+    if not is_list or isinstance(paths, (dict,pd.DataFrame)):
+        raise WorkbookError(f'a {type(paths).__name__} is no list of photos: give a list of paths or photos, or a column '
+            'of a table')
     named,photos = [],{}
     for i,x in enumerate(paths, 1):
         if isinstance(x, (str,PurePath)):

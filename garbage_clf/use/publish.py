@@ -51,7 +51,8 @@ def _copy(run, name, target):
     "Copy a file of a run, not what a link in it leads to: a run from somebody else may point at a file of yours"
     source = run.path/name
     if not source.resolve().is_relative_to(run.path.resolve()):
-        raise WorkbookError(f'{source} is a link to {source.resolve()}, outside of the run: remove it, or put a copy in its place')
+        raise WorkbookError(f'{source} is a link to {source.resolve()}, outside of the run: remove it, or put a copy '
+            'in its place')
     check_regular(source)
     shutil.copyfile(source, target)
 
