@@ -198,13 +198,11 @@ def _check_files(run):
     if not known: log.warning('%s keeps no checksums: nobody knows whether its files are as they were', path.name)
     for name in CHECKED:
         if name in known and not ((path/name).is_file() and sha256(path/name)==known[name]):
-            raise WorkbookError(f'{path/name} has changed since it was written: take it from where you had it, or '
-                'train again')
-    for what,of_labels,of_recipe in (('size', run.labels.get('size', run.recipe.size), run.recipe.size),
-        ('modalities', run.labels['modalities'], modalities(run.recipe))):
-        if of_labels!=of_recipe:
-            raise WorkbookError(f'labels.json and recipe.json of {path} do not belong together: {what} is {of_labels} '
-                f'and {of_recipe}')
+            raise WorkbookError(f'{path/name} has changed since it was written: get it from where it was, or train again')
+    labels,recipe = run.labels,run.recipe
+    for what,a,b in (('size', labels.get('size'), recipe.size), ('modalities', labels['modalities'], modalities(recipe))):
+        if a not in (None,b):
+            raise WorkbookError(f'labels.json and recipe.json of {path} do not belong together: {what} {a} and {b}')
 
 def load_model(
     run:Run, # A finished run
