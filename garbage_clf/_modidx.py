@@ -606,6 +606,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'garbage_clf/data/folders.py'),
                                           'garbage_clf.data.folders._class_rows': ( 'data.folders.html#_class_rows',
                                                                                     'garbage_clf/data/folders.py'),
+                                          'garbage_clf.data.folders._double_links': ( 'data.folders.html#_double_links',
+                                                                                      'garbage_clf/data/folders.py'),
                                           'garbage_clf.data.folders._endings': ( 'data.folders.html#_endings',
                                                                                  'garbage_clf/data/folders.py'),
                                           'garbage_clf.data.folders._flat_rows': ( 'data.folders.html#_flat_rows',

@@ -107,3 +107,10 @@ def test_damaged_state(trained, tmp_path, monkeypatch):
     content[-5000] ^= 1
     state.write_bytes(content)
     with pytest.raises(WorkbookError, match='is damaged'): resume_fit(items, recipe, tmp_path/'r', device='cpu')
+
+def test_every_file_of_a_run_is_guarded(trained):
+    "What a training writes, one into another folder refuses to overwrite; to a log it adds lines"
+    from garbage_clf.train.fit import RUN_FILES
+    report(trained)
+    written = {p.name for p in trained.path.iterdir() if not p.name.startswith('.')}
+    assert written<=set(RUN_FILES)|{'last','log.txt'}, written-set(RUN_FILES)

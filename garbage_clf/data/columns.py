@@ -110,7 +110,9 @@ def _from_flags(df, where):
         if (split.notna() & truth.astype(bool)).any():
             raise WorkbookError(f'{where}: {" and ".join(df)} are true in the same row')
         split[truth.astype(bool)] = part
-    return split.fillna('train' if 'train' not in names else 'test' if 'test' not in names else 'valid')
+    unflagged = next((part for part in ('train','test','valid') if part not in names), None)
+    if unflagged is None and split.isna().any(): raise WorkbookError(f'{where}: {" and ".join(df)} are all false in a row')
+    return split.fillna(unflagged)
 
 def _flag_split(df, chosen, named, where):
     "A table with a column `split` made of flags such as fastai's `is_valid`, if it has some and no other split"

@@ -183,14 +183,14 @@ def _write_facts(db, rows):
     try:
         with db: db.executemany('insert or replace into facts values (?,?,?,?,?)', [(*r,_checksum(r)) for r in rows])
     except sqlite3.OperationalError as e: log.warning('the cache of facts about photos cannot be written: %s', e)
-    except sqlite3.DatabaseError as e:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as e:
         log.warning('the cache of facts about photos is damaged (%s), and begun anew the next time', e)
         cache_dir(DATABASE).unlink(missing_ok=True)
 
 def _known_facts(db, digest):
     "The row of a digest; None where there is none, or none that is as it was written"
     try: found = db.execute('select * from facts where digest=?', (digest,)).fetchone()
-    except sqlite3.Error: return None
+    except (sqlite3.Error, UnicodeDecodeError): return None
     if found and _checksum(found[:-1])==found[-1]: return found[:-1]
 
 def _all_facts(paths):

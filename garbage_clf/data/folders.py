@@ -18,14 +18,16 @@ from .items import split_of, to_items
 from .photo_files import PHOTO_ENDINGS
 
 # %% ../../nbs/105_data.folders.ipynb #6116a7ab
-def _class_folders(folder):
-    "Sub-folders, without links to another one of them, or to the folder that they lie in"
+def _double_links(folder):
+    "Sub-folders that are links to another one of them, or to the folder that they lie in"
     classes,here = subfolders(folder),Path(folder).resolve()
     targets = [c.resolve() for c in classes]
     def leads_back(target): return target==here or target in here.parents
-    links = [c for c,t in zip(classes, targets) if c.is_symlink() and (targets.count(t)>1 or leads_back(t))]
-    for c in links: log.warning('the class folder %s is a link to another folder that is read: left out', c.name)
-    return [c for c in classes if c not in links]
+    return [c for c,t in zip(classes, targets) if c.is_symlink() and (targets.count(t)>1 or leads_back(t))]
+
+def _class_folders(folder):
+    links = _double_links(folder)
+    return [c for c in subfolders(folder) if c not in links]
 
 def _photo_folders(folder): return [d for d in _class_folders(folder) if has_photos(d)]
 
@@ -40,13 +42,14 @@ def _log_deeper(classes):
 # %% ../../nbs/105_data.folders.ipynb #a31f766b
 def _class_rows(folder, split=None):
     "A row for each photo of a folder whose sub-folders are classes"
-    rows,empty = [],[]
-    for c in _class_folders(folder):
+    rows,empty,classes = [],[],_class_folders(folder)
+    for c in classes:
         photos = text_names(find_photos(c))
         rows += [dict(image=str(p), label=c.name, split=split) for p in photos]
         if not photos: empty.append(c.name)
     if empty: log.warning('%s: no photos in %s, so no class', folder, ', '.join(empty))
-    _log_deeper(_class_folders(folder))
+    for c in _double_links(folder): log.warning('%s is a link to another folder that is read: left out', c)
+    _log_deeper(classes)
     return rows
 
 # %% ../../nbs/105_data.folders.ipynb #50c63994
@@ -83,7 +86,6 @@ def _unwrap(parts):
     log.warning('each part of the split holds one folder (%s) which holds others: those are taken',
         ', '.join(sorted(names)))
     return {inner[d][0]: part for d,part in parts.items()}
-
 
 # %% ../../nbs/105_data.folders.ipynb #64f6403b
 def _class_and_part(name):

@@ -118,6 +118,12 @@ def _snapshot(self:Store, digests):
     if damaged: log.warning('%d rows of %s are damaged: made anew', len(damaged), self.folder)
     return rows,{d: index[d] for d in digests if d in index and index[d] not in damaged}
 
+def _noting(blocks, made):
+    "The same blocks of (digests, rows), their digests added to `made`"
+    for digests,rows in blocks:
+        made.update(digests)
+        yield digests,rows
+
 # %% ../../nbs/158_data.store.ipynb #b58964da
 @patch
 def fill(self:Store,
@@ -144,9 +150,3 @@ def fill(self:Store,
     except (OSError,ValueError) as e: # A ValueError of a map that is longer than its file
         log.warning('%s cannot be used (%s): this time without it', self.folder, getattr(e, 'strerror', None) or e)
         return _fill_in_memory(self, digests, blocks({}))
-
-def _noting(blocks, made):
-    "The same blocks of (digests, rows), their digests added to `made`"
-    for digests,rows in blocks:
-        made.update(digests)
-        yield digests,rows

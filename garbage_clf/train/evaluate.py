@@ -38,7 +38,7 @@ def predict_inputs(
             'its training failed')
     return probs
 
-# %% ../../nbs/385_train.evaluate.ipynb #55acf9e9
+# %% ../../nbs/385_train.evaluate.ipynb #220bd07a
 def _own_items(run, items):
     "The items of a run, as far as it says"
     if (run.path/'items.csv').exists(): return run.items
@@ -78,6 +78,7 @@ def _without_training_photos(items, own):
             was_valid.sum(), len(items))
     return items.assign(split=items.split.mask(was_valid, 'valid'))[~was_trained]
 
+# %% ../../nbs/385_train.evaluate.ipynb #8909a103
 def _without_near_duplicates(items, own):
     "Items whose photo is no near-duplicate of one that the run was trained on, as in splits of ours"
     trained = own[own.image.notna() & own.split.eq('train')]
@@ -103,6 +104,7 @@ def _warn_known_texts(items, own):
     known = plain_words(items.text).isin(trained-{''}).sum()
     if known: log.warning('%d of %d items have a text that the run was trained on', known, len(items))
 
+# %% ../../nbs/385_train.evaluate.ipynb #f48e7ef4
 def _warn_changed(items):
     "Log how many of the items that a run held out have another photo now"
     if 'sha256' not in items: return
@@ -110,13 +112,15 @@ def _warn_changed(items):
     items = items[items.split!='train']
     known = items.sha256.isin(trained).sum()
     if known:
-        log.warning('%d of %d items have a photo that the run was trained on, as its own metrics do', known, len(items))
+        log.warning('%d of %d held-out items have a photo that the run was trained on: the metrics are too good by those',
+            known, len(items))
     photos = items[items.sha256.notna() & items.image.notna()]
     changed = photos.sha256!=pd.array(photo_digests(photos.image), dtype='string')
     if changed.any():
         log.warning('%d of %d photos have changed since the run was trained: these metrics are about what they show now',
             changed.sum(), len(photos))
 
+# %% ../../nbs/385_train.evaluate.ipynb #55acf9e9
 def _check_labels(items, classes):
     "An error if items have no label, or one that the run does not know"
     n = items.label.isna().sum()

@@ -198,7 +198,7 @@ def _check_files(run):
     if not known: log.warning('%s keeps no checksums: nobody knows whether its files are as they were', path.name)
     for name in CHECKED:
         if name in known and not ((path/name).is_file() and sha256(path/name)==known[name]):
-            raise WorkbookError(f'{path/name} has changed since it was written: get it from where it was, or train again')
+            raise WorkbookError(f'{path/name} has changed since it was written: restore it, or train again')
     labels,recipe = run.labels,run.recipe
     for what,a,b in (('size', labels.get('size'), recipe.size), ('modalities', labels['modalities'], modalities(recipe))):
         if a not in (None,b):
