@@ -53,8 +53,8 @@ def test_links_out_of_a_run(run, tmp_path):
     (run.path/'plots'/'learning_curves.png').symlink_to(mine)
     report(run)
     assert mine.read_text()=='mine'
-    (run.path/'training_stats.csv').unlink()
-    (run.path/'training_stats.csv').symlink_to(mine)
+    (run.path/'rules.yaml').unlink(missing_ok=True)
+    (run.path/'rules.yaml').symlink_to(mine)
     with pytest.raises(WorkbookError, match='outside of the run'): model_folder(run, tmp_path/'published')
     assert not (tmp_path/'published').exists()
 
@@ -71,6 +71,7 @@ def test_changed_files(run):
 
 def test_files_that_do_not_belong_together(run):
     change_json(run.path/'recipe.json', size=32)
+    change_json(run.path/'training.json', sha256={'labels.json': run.training['sha256']['labels.json']}) # As older versions kept them
     with pytest.raises(WorkbookError, match='do not belong together: size'): load_model(Run(run.path))
 
 def test_weights_that_are_no_numbers(run):
@@ -110,7 +111,57 @@ def test_damaged_state(trained, tmp_path, monkeypatch):
 
 def test_every_file_of_a_run_is_guarded(trained):
     "What a training writes, one into another folder refuses to overwrite; to a log it adds lines"
-    from garbage_clf.train.fit import RUN_FILES
+    from garbage_clf.train.run_folder import RUN_FILES
     report(trained)
     written = {p.name for p in trained.path.iterdir() if not p.name.startswith('.')}
     assert written<=set(RUN_FILES)|{'last','log.txt'}, written-set(RUN_FILES)
+
+def warned(caplog): return [r.getMessage() for r in caplog.records if r.levelname=='WARNING']
+
+def test_a_cut_table_of_items(run, caplog, tmp_path):
+    "Half of items.csv would make test items of training items"
+    lines = (run.path/'items.csv').read_text().splitlines(True)
+    (run.path/'items.csv').write_text(''.join(lines[:len(lines)//2]))
+    evaluate(run, device='cpu')
+    assert any('items.csv has changed since it was written' in w for w in warned(caplog))
+    with pytest.raises(WorkbookError, match='items.csv has changed'): model_folder(Run(run.path), tmp_path/'published')
+
+def test_a_flipped_bit_in_a_figure(run, caplog, tmp_path):
+    text = (run.path/'metrics.json').read_text()
+    (run.path/'metrics.json').write_text(text.replace('"accuracy": 0.', '"accuracy": 0.1', 1) if '"accuracy": 0.' in text else text.replace('"accuracy": 1.0', '"accuracy": 0.9', 1))
+    assert (run.path/'metrics.json').read_text()!=text
+    report(run)
+    assert any('metrics.json has changed since it was written' in w for w in warned(caplog))
+    with pytest.raises(WorkbookError, match='metrics.json has changed'): model_folder(Run(run.path), tmp_path/'published')
+
+@pytest.mark.parametrize('name', ['model.safetensors','labels.json','tokenizer.json','recipe.json'])
+def test_what_is_damaged_is_not_published(run, tmp_path, name):
+    path = run.path/name
+    if name=='tokenizer.json': path.unlink()
+    else: path.write_bytes(path.read_bytes()+b' ')
+    with pytest.raises(WorkbookError, match=f'{name} has changed'): model_folder(Run(run.path), tmp_path/'published')
+    assert not (tmp_path/'published').exists()
+
+def test_another_recipe_predicts_nothing(run):
+    change_json(run.path/'recipe.json', batch_size=7)
+    with pytest.raises(WorkbookError, match='recipe.json has changed'): predict(run.path, text='jar')
+
+def test_pipes_are_not_published(run, tmp_path):
+    (run.path/'rules.yaml').unlink(missing_ok=True)
+    os.mkfifo(run.path/'rules.yaml')
+    with pytest.raises(WorkbookError, match='rules.yaml'): model_folder(run, tmp_path/'published')
+
+@pytest.mark.parametrize('out', ['.','published'])
+def test_published_into_what_is_there(run, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'published').symlink_to('nowhere')
+    with pytest.raises(WorkbookError, match='is there already'): model_folder(run, out)
+
+@pytest.mark.parametrize('name', ['log.txt','.lock','last'])
+def test_a_training_writes_through_no_link(trained, tmp_path, name):
+    mine = tmp_path/'mine.txt'
+    mine.write_text('mine')
+    (tmp_path/'out').mkdir()
+    (tmp_path/'out'/name).symlink_to(mine)
+    with pytest.raises(WorkbookError, match='is a link|holds a training'): fit(trained.items, trained.recipe, tmp_path/'out', device='cpu')
+    assert mine.read_text()=='mine'

@@ -60,7 +60,7 @@ def check_files(run, recipe, bert):
 def check_results(run, classes):
     "Results have their columns, and evaluating again gives the same probabilities"
     probabilities = [f'probability_{c}' for c in classes]
-    assert list(run.results.columns)==['image','text','split','actual','predicted',*probabilities]
+    assert list(run.results.columns)==['image','text','split','source','actual','predicted',*probabilities]
     _,results = evaluate(Run(run.path), device='cpu')
     probs = results[probabilities].values
     assert abs(probs.sum(1)-1).max()<1e-3

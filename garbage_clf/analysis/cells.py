@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['IMPORTS', 'OPENING', 'main_split', 'opening_cells', 'for_notebook', 'metrics_cells', 'threshold_text',
-           'confidence_cells', 'modality_cells', 'overlap_cells', 'learning_cells', 'mistake_cells', 'training_cells',
-           'report_cells', 'save_plot']
+           'confidence_cells', 'modality_cells', 'overlap_cells', 'elsewhere_cells', 'learning_cells', 'mistake_cells',
+           'training_cells', 'report_cells', 'save_plot']
 
 # %% ../../nbs/435_analysis.cells.ipynb #f0ecd694
 import matplotlib.pyplot as plt
 from IPython.display import Image
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
+from .elsewhere import elsewhere_text
 from ..core import WorkbookError, atomic
 from ..escape import plain_text
 from ..train.recipes import as_command
@@ -22,6 +23,7 @@ IMPORTS = """import pandas as pd
 from IPython.display import Markdown
 from garbage_clf.analysis.breakdown import confidence_table, modality_table, overlap_table
 from garbage_clf.analysis.breakdown import plot_modalities
+from garbage_clf.analysis.elsewhere import source_table, unseen_table
 from garbage_clf.analysis.confusion import most_confused, plot_confusion
 from garbage_clf.analysis.curves import plot_curves
 from garbage_clf.analysis.gallery import plot_gallery, worst_mistakes
@@ -134,6 +136,16 @@ believe the rows of the other items."""),
         new_code_cell('overlap_table(run, split)')]
 
 # %% ../../nbs/435_analysis.cells.ipynb #3a5f2fa7
+def elsewhere_cells(
+    run:Run # A finished run
+)->list: # nbformat cells
+    "Accuracy by source, and on sources that were left out"
+    cells = [new_markdown_cell(f'## Elsewhere\n\n{elsewhere_text(run)}')]
+    if run.metrics.get('leave_source_out'): cells.append(new_code_cell('unseen_table(run)'))
+    if run.items.source.nunique()>1:
+        cells += [new_markdown_cell('By source, by this model, which was trained on others from there:'), new_code_cell('source_table(run, split)')]
+    return cells
+
 def learning_cells()->list: # nbformat cells
     "Learning curves"
     return [
@@ -176,7 +188,7 @@ def report_cells(
     run:Run # A finished run
 )->list: # nbformat cells
     "All cells of a report"
-    cells = opening_cells(run) + metrics_cells()
+    cells = opening_cells(run) + metrics_cells() + elsewhere_cells(run)
     if 'modality_ablation' in run.metrics: cells += modality_cells()
     cells += confidence_cells(run) + overlap_cells()
     return cells + learning_cells() + mistake_cells() + training_cells()

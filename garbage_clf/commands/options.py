@@ -106,11 +106,12 @@ RUN = Option('run', 'Folder of a finished run')
 DEVICE = Option('--device', 'auto, cpu, cuda or mps', default='auto')
 OUT_RUN = Option('--out', 'Folder of the run (default: a new one under runs/)')
 TABLE_COLUMNS = Option('--columns', default='', help='For tables, which column is what: image=NAME,text=NAME,label=NAME,'
-    'split=NAME; two columns as one text: text=NAME+NAME')
+    'split=NAME,source=NAME; two columns as one text: text=NAME+NAME')
 FROM_NAMES = Option('--names', 'Read missing texts from file names', default=False)
 DATA_OPTIONS = (
     Option('--corrections', 'A corrections file, or trashnet for the one that comes with the package'), FROM_NAMES,
-    Option('--photos', 'For tables: the folder that file names start from'), TABLE_COLUMNS)
+    Option('--photos', 'For tables: the folder that file names start from'), TABLE_COLUMNS,
+    Option('--mapping', 'YAML file that maps class names, old: new, also below the name of a source'))
 
 # %% ../../nbs/522_commands.options.ipynb #2ce96b0f
 def optional(
@@ -151,4 +152,4 @@ def read_args(
     "Items as the options of a command want them"
     from garbage_clf.data.read import read_items
     columns = parse_columns(args.columns)
-    return read_items(data or args.data, args.corrections, args.names, args.photos, **columns)
+    return read_items(data or args.data, args.corrections, args.names, args.photos, args.mapping, **columns)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .options import (
     TABLE_COLUMNS, DATA, DATA_OPTIONS, DEVICE, FROM_NAMES, RUN, Option, command, optional, parse_columns, read_args)
-from .show import print_metrics, print_predictions, show
+from .show import print_elsewhere, print_metrics, print_predictions, show
 from ..core import WorkbookError
 
 # %% ../../nbs/532_commands.use.ipynb #a0ab9005
@@ -76,6 +76,15 @@ def predict(
     if n_errors: raise WorkbookError(f'{n_errors} of {len(preds)} items could not be predicted')
 
 # %% ../../nbs/532_commands.use.ipynb #2ede54d4
+def _leave_source_out(args):
+    "Measure, print, and renew the report"
+    from garbage_clf.analysis.report import report as write_report
+    from garbage_clf.train.leave_source_out import leave_source_out
+    from garbage_clf.train.run import Run
+    if args.data or args.out: raise WorkbookError('--leave-source-out takes the items of the run: leave out DATA and --out')
+    print_elsewhere(leave_source_out(Run(args.run), args.device))
+    show(write_report(Run(args.run)))
+
 RESULT_FILES = ('metrics.json','evaluation_results.csv','confusion_matrix.csv')
 
 def _write_results(out, metrics, results):
@@ -93,13 +102,16 @@ def _write_results(out, metrics, results):
 # %% ../../nbs/532_commands.use.ipynb #b1cd84c8
 @command(
     RUN, optional(DATA, 'without it, the items that the run held out'), DEVICE,
-    Option('--out', 'Folder for evaluation_results.csv, confusion_matrix.csv and metrics.json'), *DATA_OPTIONS)
+    Option('--out', 'Folder for evaluation_results.csv, confusion_matrix.csv and metrics.json'),
+    Option('--leave-source-out', 'Train without each source of the run in turn, test on it, and keep the result in the run',
+        default=False), *DATA_OPTIONS)
 def evaluate(
     args # Parsed arguments
 ):
     "Evaluate a run again, on its own held-out items or on other data"
     from garbage_clf.train.evaluate import evaluate as evaluate_run
     from garbage_clf.train.run import Run
+    if args.leave_source_out: return _leave_source_out(args)
     out = Path(args.out) if args.out else None
     taken = [name for name in RESULT_FILES if out and (out/name).exists()]
     if taken: raise WorkbookError(f'{out} already holds results ({taken[0]}): choose another --out')

@@ -23,6 +23,7 @@ from .findings import (
 from .items import short_name
 from .label_checks import check_labels, check_splits, label_spelling
 from .leakage import check_target_leakage
+from .source_checks import check_sources
 from .splits import leaked_items
 from .text_checks import check_texts
 
@@ -100,7 +101,7 @@ def audit(
     items = items.assign(group=duplicate_groups(items, facts, pairs))
     found = check_files(items, facts) + check_copies(items, facts, pairs) + check_overlap(items)
     found += check_labels(items) + check_splits(items) + check_target_leakage(items, facts)
-    found += check_texts(items) + check_photos(items, facts)
+    found += check_sources(items, pairs) + check_texts(items) + check_photos(items, facts)
     return Audit(items, facts, pairs, sorted(found, key=lambda f: LEVELS.index(f.level)))
 
 # %% ../../nbs/150_data.audit.ipynb #6e021b06

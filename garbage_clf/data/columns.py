@@ -23,7 +23,8 @@ COLUMN_NAMES = dict(
         'texto','descripcion'],
     label=['label','class','category','target','label_idx','choice','class_name','labels','actual','klasse','kategorie','classe',
         'categorie','etiquette','clase','categoria','etiqueta'],
-    split=['split','subset','set','partition','aufteilung','ensemble','conjunto'], group=['group'])
+    split=['split','subset','set','partition','aufteilung','ensemble','conjunto'], group=['group'],
+    source=['source','collection','origin','quelle','herkunft','fuente','origen','provenance'])
 
 # %% ../../nbs/106_data.columns.ipynb #189e5826
 def _check_named(columns, named, where):
@@ -144,6 +145,15 @@ def _one_hot(df, chosen):
     return df.drop(columns=rest).assign(label=ones.astype(int).idxmax(axis=1)),dict(chosen, label='label')
 
 # %% ../../nbs/106_data.columns.ipynb #4d2fe910
+def _without_false_source(df, chosen, named, where):
+    "The chosen columns, without a guessed source that is another one for nearly every item"
+    column = chosen.get('source')
+    if not column or 'source' in named: return chosen
+    values = df[column].astype('string').str.strip().replace('', pd.NA).dropna()
+    if values.nunique()<=max(1, len(values)/3): return chosen
+    log.warning('%s: column `%s` names no collections, nearly every item has another: it is not taken as the source', Path(where).name, column)
+    return {part: c for part,c in chosen.items() if part!='source'}
+
 def _without_false_split(df, chosen, named, where):
     "The chosen columns, without a guessed split whose values are no parts of a split"
     column = chosen.get('split')
@@ -189,5 +199,6 @@ def find_columns(
     _check_frame(df, chosen.values(), where)
     _log_replaced(df, named, where)
     chosen = _without_false_split(df, chosen, named, where)
+    chosen = _without_false_source(df, chosen, named, where)
     df,chosen = _flag_split(df, chosen, named, where)
     return _one_hot(df, chosen)

@@ -16,6 +16,7 @@ from .filenames import add_names
 from .find import find_photos, has_photos, log_left_out, subfolders, text_names
 from .items import split_of, to_items
 from .photo_files import PHOTO_ENDINGS
+from .split_names import check_part_names, class_and_part
 
 # %% ../../nbs/105_data.folders.ipynb #6116a7ab
 def _double_links(folder):
@@ -47,6 +48,8 @@ def _class_rows(folder, split=None):
         photos = text_names(find_photos(c))
         rows += [dict(image=str(p), label=c.name, split=split) for p in photos]
         if not photos: empty.append(c.name)
+    twice = [c.name for c in classes if [d.name.strip() for d in classes].count(c.name.strip())>1]
+    if twice: log.warning('%s: %s are read as one class', folder, ' and '.join(map(repr, twice)))
     if empty: log.warning('%s: no photos in %s, so no class', folder, ', '.join(empty))
     for c in _double_links(folder): log.warning('%s is a link to another folder that is read: left out', c)
     _log_deeper(classes)
@@ -70,10 +73,11 @@ def _parts(folder):
         raise WorkbookError(f'{", ".join(d.name for d in parts)} in {folder} is named like a part of a split and lies beside '
             f'{", ".join(others[:5])}: rename it if it is a class, or put the others into a folder train')
     classes = {c.name for d in parts for c in subfolders(d)}
-    strange = [d.name for d in folders if d not in parts and classes & {c.name for c in subfolders(d)}]
+    strange = [d.name for d in folders if d not in parts and classes & {d.name, *(c.name for c in subfolders(d))}]
     if strange:
-        raise WorkbookError(f'{strange[0]} in {folder} lies beside {", ".join(d.name for d in parts)} and holds the same '
-            'class folders: call it train, valid or test, or move it away')
+        raise WorkbookError(f'{strange[0]} in {folder} lies beside {", ".join(d.name for d in parts)} and is, or holds, one '
+            'of the class folders: call it train, valid or test, or move it away')
+    if parts and others: log.warning('%s beside %s is left out', ', '.join(others), ', '.join(d.name for d in parts))
     _log_parts(parts)
     return parts
 
@@ -82,31 +86,43 @@ def _unwrap(parts):
     inner = {d: _photo_folders(d) for d in parts}
     if not parts or any(len(found)!=1 or not _photo_folders(found[0]) for found in inner.values()): return parts
     names = {found[0].name for found in inner.values()}
-    if len(names)>1 and not all(split_of(name) for name in names): return parts
+    repeats = all(found[0].name==d.name for d,found in inner.items())
+    if len(names)>1 and not repeats and not all(split_of(name) for name in names): return parts
     log.warning('each part of the split holds one folder (%s) which holds others: those are taken',
         ', '.join(sorted(names)))
     return {inner[d][0]: part for d,part in parts.items()}
 
 # %% ../../nbs/105_data.folders.ipynb #64f6403b
-def _class_and_part(name):
-    "`('glass','train')` of a name such as `glass_train` or `train-glass`, else None"
-    words = re.split(r'[\s_.-]+', name)
-    if len(words)<2: return None
-    first,last = split_of(words[0]),split_of(words[-1])
-    if last: return name[:-len(words[-1])].rstrip(' _.-'),last
-    if first: return name[len(words[0]):].lstrip(' _.-'),first
+def _named_parts(folders):
+    "Folder to class and part where all names say them, some of them train; else empty"
+    found = {d: pair for d in folders if (pair := class_and_part(d.name))}
+    parts = {part for _,part in found.values()}
+    return found if len(found)==len(folders) and 'train' in parts and len(parts)>1 else {}
+
+def _nested_rows(found):
+    "Rows where folders such as `drawn_train` hold the classes: `drawn` is a source; none where they do not"
+    inner = {d: {c.name for c in _photo_folders(d)} for d in found}
+    names = {c for c,_ in found.values()}
+    other = {c: set().union(*(inner[d] for d in found if found[d][0]!=c)) for c in names}
+    if not all(inner.values()) or len(names)>1 and not all(inner[d]&other[found[d][0]] for d in found): return []
+    rows = []
+    for d,part in _unwrap({d: part for d,(_,part) in found.items()}).items():
+        source = class_and_part(d.name) or found.get(d.parent)
+        rows += [dict(row, source=source[0]) for row in _class_rows(d, part)]
+    return rows
 
 def _flat_rows(folders):
-    "Rows of folders whose names say class and part; None where they do not"
-    found = {d: pair for d in folders if (pair := _class_and_part(d.name))}
-    parts = {part for _,part in found.values()}
-    if len(found)==len(folders) and 'train' in parts and len(parts)>1:
-        log.warning('read as the split: %s', ', '.join(f'{d.name} ({c}, {part})' for d,(c,part) in found.items()))
-        return [dict(image=str(p), label=c, split=part)
-            for d,(c,part) in found.items() for p in text_names(find_photos(d))]
-    if len({c for c,_ in found.values()})<len(found):
-        raise WorkbookError(f'{", ".join(d.name for d in found)} are named like classes with parts of a split: name all '
-            'folders so, some with train, or none')
+    "Rows of folders whose names say class and part; none where they do not"
+    found = _named_parts(folders)
+    if not found:
+        check_part_names([d.name for d in folders])
+        return []
+    rows = _nested_rows(found)
+    what = 'source' if rows else 'class'
+    log.warning('read as the split: %s', ', '.join(f'{d.name} ({what} {c}, {part})' for d,(c,part) in found.items()))
+    if rows: return rows
+    _log_deeper(found)
+    return [dict(image=str(p), label=c, split=part) for d,(c,part) in found.items() for p in text_names(find_photos(d))]
 
 def _check_folds(folders):
     "Refuse the folds of a cross-validation"

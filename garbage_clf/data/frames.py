@@ -29,7 +29,7 @@ class PhotoFolder:
     )->pd.Series: # Paths inside the folder; missing ones stay missing
         "File names as paths"
         names = self._forward(names)
-        paths = names.map(lambda n: os.path.normpath(os.path.join(self.folder, n)), na_action='ignore').astype('string')
+        paths = names.map(self._path, na_action='ignore').astype('string')
         inside = paths.str.startswith(os.path.join(self.folder, ''))
         if not self.strict: inside |= names.str.startswith('/')
         outside = ~inside.fillna(True)
@@ -38,6 +38,11 @@ class PhotoFolder:
             raise WorkbookError(f'{outside.sum()} photos lie outside of {self.folder} ({first} first): name the folder '
                 'that holds them with photos=')
         return paths
+
+    def _path(self, name):
+        "A name with the blanks around it only if a photo is called so"
+        whole,plain = (os.path.normpath(os.path.join(self.folder, n)) for n in (name, name.strip()))
+        return whole if name!=name.strip() and os.path.lexists(whole) else plain
 
     def _forward(self, names):
         "Names of Windows with slashes; those that begin with a drive are refused elsewhere"
@@ -79,7 +84,7 @@ def from_frame(
     folder:Path|str='.', # The folder that file names start from
     photos:Path|str=None, # The same, and no path may lie outside of it
     where:str='the table', # What to call the table in messages
-    **columns:str # image=, text=, label=, split=, group=: which column holds it; '' for none; text='a+b' for two
+    **columns:str # image=, text=, label=, split=, group=, source=: which column holds it; '' for none; text='a+b' for two
 )->pd.DataFrame: # Items
     "Items from a DataFrame with columns of any name"
     df = df.rename(columns=lambda c: str(c).strip()).reset_index(drop=True)
@@ -94,5 +99,5 @@ def from_frame(
         own['image'] = _locate(own, PhotoFolder(photos or folder, bool(photos)), optional=guessed)
         if guessed and own.image.isna().any():
             rest.append(chosen['image']) # The names stay, for when the photos come
-    others = df[rest]
+    others = df.loc[:,df.columns.isin(rest)]
     return own.join(others.loc[:,~others.columns.duplicated()])

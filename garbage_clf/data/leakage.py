@@ -62,7 +62,7 @@ def _plain_values(column):
 # %% ../../nbs/146_data.leakage.ipynb #f7119670
 def _candidates(items, facts):
     "Name to values of whatever is no part of an item and may predict its label"
-    others = [c for c in items.columns if c not in COLUMNS and c!='label_idx']
+    others = [c for c in items.columns if c=='source' or c not in [*COLUMNS,'label_idx']]
     found = {f'column {c}': _plain_values(items[c]) for c in others}
     f = facts[facts.error.isna()].reindex(items.index)
     found['photo size'] = f.width.astype('string')+' x '+f.height.astype('string')

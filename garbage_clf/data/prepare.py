@@ -14,6 +14,7 @@ from .duplicates import group_duplicates
 from .facts import photo_facts
 from .items import COLUMNS
 from .label_checks import label_spelling
+from .source_checks import warn_sources
 from .splits import check_trainable, split
 
 # %% ../../nbs/170_data.prepare.ipynb #dca2f69a
@@ -58,6 +59,7 @@ def prepare_items(
     "Items ready for training"
     warn_target_leakage(items, 'text' in modalities)
     check_spelling(items)
+    warn_sources(items)
     items = group_items(items, by_photo='image' in modalities)
     check_trainable(items)
     items = split(items).reset_index(drop=True)

@@ -19,6 +19,7 @@ from .hub import from_datasets, from_fastai
 from .items import join, split_of
 from .photo_files import is_photo_file
 from .sample import sample_items
+from .sources import map_labels, read_mapping, source_folders, source_names
 from .tables import READERS, from_table, from_tables, split_files
 from .trashnet import trashnet
 
@@ -36,6 +37,10 @@ def _log_tables(folder):
     if tables:
         log.warning('%s is read by its folders; it also holds %s: give that file to read the labels from it', folder, tables[0])
 
+def _join_sources(tables, names):
+    "Items of several collections, each under its name unless it has sources of its own"
+    return join(*[t.assign(source=t.source.fillna(name)) for t,name in zip(tables, names)])
+
 def from_any_folder(
     folder:Path|str # Class folders, photos, or one folder that holds them
 )->pd.DataFrame: # Items; without labels if there are no class folders
@@ -45,6 +50,10 @@ def from_any_folder(
     if len(inner)==1 and not split_of(inner[0].name) and _is_wrapper(inner[0]):
         log.warning('%s holds one folder, %s, which holds others: those are taken', folder, inner[0].name)
         return from_any_folder(inner[0])
+    sources = source_folders(folder)
+    if sources:
+        log.warning('%s holds collections of the same classes: %s are the sources', folder, ', '.join(d.name for d in sources))
+        return _join_sources([from_any_folder(d) for d in sources], [d.name for d in sources])
     if inner or not find_photos(folder): return from_folder(folder)
     log.warning('%s has photos and no class folders: their labels are missing', folder)
     return from_photos(folder)
@@ -58,11 +67,8 @@ def _has_columns(data):
 # %% ../../nbs/138_data.read.ipynb #7e8d61f9
 def _read(data, photos, columns):
     "Items from whatever `data` names, unchanged"
-    if (photos or columns) and not _has_columns(data):
-        raise WorkbookError(f'{data} is no table: columns and a folder of photos can be named for tables only')
     word,path = str(data),Path(data)
-    if '+' in word and not path.exists():
-        return join(*[_read(part.strip(), photos, columns) for part in word.split('+')])
+    if not _has_columns(data): photos,columns = None,{}
     if word=='trashnet': return trashnet()
     if word=='sample': return sample_items()
     if word.startswith('hf:'): return from_datasets(word.removeprefix('hf:'), **columns)
@@ -78,15 +84,28 @@ def _read(data, photos, columns):
         'or a CSV')
 
 # %% ../../nbs/138_data.read.ipynb #e9d43e12
+def _words(data):
+    "The collections that `data` names"
+    is_one = '+' not in str(data) or Path(data).exists()
+    return [str(data)] if is_one else [w.strip() for w in str(data).split('+')]
+
 def read_items(
     data:str|Path, # 'sample', 'trashnet', a folder, a table, 'hf:NAME' or 'fastai:NAME'
     corrections:str|Path=None, # A corrections file, or 'trashnet' for the ones that come with the package
     names:bool=False, # Take missing texts from file names
     photos:str|Path=None, # For tables: the folder that file names start from
-    **columns:str # For tables: image=, text=, label=, split=, group=: which column holds it
-)->pd.DataFrame: # Items
+    mapping:str|Path=None, # A file of class names, as `read_mapping` takes it
+    **columns:str # For tables: image=, text=, label=, split=, group=, source=: which column holds it
+)->pd.DataFrame: # Items; those that name no source have that of their collection
     "Items from whatever `data` names"
-    items = _read(data, photos, columns)
-    items.attrs['data'] = str(data) if ':' in str(data) else Path(data).name
+    words = _words(data)
+    if (photos or columns) and not any(_has_columns(w) for w in words):
+        raise WorkbookError(f'{data} is no table: columns and a folder of photos can be named for tables only')
+    sources = source_names(words)
+    tables = [_read(w, photos, columns) for w in words]
+    if len(words)>1: items = _join_sources(tables, sources)
+    else: items = tables[0].assign(source=tables[0].source.fillna(sources[0]))
+    items.attrs['data'] = ' + '.join(sources) if len(words)>1 else words[0] if ':' in words[0] else Path(words[0]).name
+    if mapping: items = map_labels(items, read_mapping(mapping))
     if names: items = add_names(items)
     return correct(items, read_corrections(corrections)) if corrections else items

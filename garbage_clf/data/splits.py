@@ -56,15 +56,26 @@ def _without_conflicts(items):
     return _leave_out(out, conflicts, 'the same photo has another label elsewhere')
 
 # %% ../../nbs/134_data.splits.ipynb #06353f6d
-def _has_split(items):
-    "Whether all items have a split (true) or none has one (false)"
+def _check_split(items):
+    "Refuse a source of which some items have a split and others do not"
     if not items.index.is_unique:
         raise WorkbookError('several items have the same row number: number them anew with reset_index(drop=True)')
     missing = items.split.isna()
-    if missing.any() and not missing.all():
-        raise WorkbookError(f'{missing.sum()} of {len(items)} items have no split and the others do: '
+    share = missing.groupby(items.source.fillna('')).transform('mean')
+    unclear = share.between(0, 1, inclusive='neither')
+    if unclear.any():
+        raise WorkbookError(f'{(missing & unclear).sum()} of {unclear.sum()} items have no split and the others do: '
             'fill in the column or empty it')
-    return not missing.any()
+
+def _fill_split(items, shares, seed):
+    "Items of which all have a split: sources without one are divided, near-duplicates of the others go where those are"
+    new = _without_conflicts(items[items.split.isna()])
+    old = items[items.split.notna()]
+    log.info('split anew: %s; the other sources keep theirs', ', '.join(sorted(set(new.source.dropna()))))
+    latest = old.assign(rank=old.split.map(dict(train=0, valid=1, test=2))).sort_values('rank')
+    by_group = latest.dropna(subset='group').drop_duplicates('group', keep='last').set_index('group').split
+    part = new.group.map(by_group).astype('string').fillna(stratified_group_split(new, shares, seed))
+    return pd.concat([old, new.assign(split=part)]).sort_index()
 
 # %% ../../nbs/134_data.splits.ipynb #1179de66
 def _add_valid(items, valid, seed):
@@ -119,7 +130,9 @@ def split(
         raise WorkbookError(f'valid={valid} and test={test} leave nothing to train on')
     if existing not in EXISTING:
         raise WorkbookError(f'existing={existing!r} is not known: choose one of {", ".join(EXISTING)}')
-    keep = _has_split(items) and existing!='redo'
+    _check_split(items)
+    keep = existing!='redo' and items.split.notna().any()
+    if keep and items.split.isna().any(): items = _fill_split(items, _shares(valid, test), seed)
     out = items if keep and existing=='keep' else _without_conflicts(items)
     if keep and existing=='repair':
         out = _leave_out(out, leaked_items(out), 'a near-duplicate is in a later part')

@@ -58,6 +58,14 @@ def _group_order(items, groups, seed):
     return sorted(shuffled, key=lambda g: -size[g])
 
 # %% ../../nbs/132_data.stratify.ipynb #bb512c6b
+def _strata(items):
+    "What is kept in proportion: labels; with several sources the label in each, where it has three groups or more"
+    labels = items.label.fillna('')
+    if items.source.nunique()<2: return labels.tolist()
+    both = items.source.fillna('').str.cat(labels, sep=' ')
+    n_groups = group_keys(items).groupby(both).nunique()
+    return labels.mask(both.map(n_groups)>=3, both).tolist()
+
 def _main_label(labels):
     "The commonest label of a group; of two the first in the alphabet"
     counts = Counter(labels)
@@ -69,9 +77,9 @@ def stratified_group_split(
     shares:dict[str,float], # Part to its share, in sum 1
     seed:int=42 # The same seed gives the same parts, 0 or more
 )->pd.Series: # The part of each item, with the index of `items`
-    "Divide items into parts, stratified by label, groups whole"
+    "Divide items into parts, stratified by label and source, groups whole"
     if seed<0: raise WorkbookError(f'seed {seed} is negative: choose 0 or more')
-    groups,labels = group_keys(items),items.label.fillna('').tolist()
+    groups,labels = group_keys(items),_strata(items)
     members = defaultdict(list) # Group to the labels in it
     for group,label in zip(groups, labels): members[group].append(label)
     main = {g: _main_label(ls) for g,ls in members.items()}

@@ -21,7 +21,8 @@ from ..data.duplicates import near_pairs, plain_words
 from ..data.facts import photo_facts
 from ..models.inference import predict_proba
 from .fit import tta_options
-from .run import Run, load_model, results_metrics, results_table
+from .results import results_metrics, results_table
+from .run import Run, load_model
 from .task import check_readable
 
 # %% ../../nbs/385_train.evaluate.ipynb #3596bdc6
@@ -98,12 +99,6 @@ def _without_near_duplicates(items, own):
         raise WorkbookError('the run was trained on near-duplicates of all these items: evaluate it on others')
     return items.drop(index=near)
 
-def _warn_known_texts(items, own):
-    "Log how many items a text run can know by heart"
-    trained = set(plain_words(own.text[own.split=='train'].dropna()))
-    known = plain_words(items.text).isin(trained-{''}).sum()
-    if known: log.warning('%d of %d items have a text that the run was trained on', known, len(items))
-
 # %% ../../nbs/385_train.evaluate.ipynb #f48e7ef4
 def _warn_changed(items):
     "Log how many of the items that a run held out have another photo now"
@@ -142,11 +137,21 @@ def held_out_items(
     own = _own_items(run, items)
     items = _without_training_photos(items.reset_index(drop=True), own)
     if 'image' in run.labels['modalities']: items = _without_near_duplicates(items.reset_index(drop=True), own)
-    _warn_known_texts(items if run.labels['modalities']==['text'] else items[items.image.isna()], own)
     _check_labels(items, run.labels['classes'])
     return items
 
 # %% ../../nbs/385_train.evaluate.ipynb #76bb261b
+def _log_known_texts(run, results):
+    "Say how a run does on texts that it was not made with"
+    if 'text' not in run.labels['modalities'] or not (run.path/'items.csv').exists(): return
+    own = run.items
+    rows = results[results.text.notna() & (results.image.isna() | (run.labels['modalities']==['text']))]
+    known = plain_words(rows.text).isin(plain_words(own.text[own.split.isin(['train','valid'])].dropna()))
+    if not known.any(): return
+    new = rows[~known]
+    log.warning('%d of %d items have a text that the run was trained on or chosen by, and it may know them by heart: of the '
+        '%d others %d are right', known.sum(), len(rows), len(new), (new.actual==new.predicted).sum())
+
 def evaluate(
     run:Run|str|Path, # A finished run
     items:pd.DataFrame=None, # With labels; None for the items that the run held out
@@ -154,7 +159,8 @@ def evaluate(
 )->tuple[dict,pd.DataFrame]: # Metrics by split, and the table of results
     "Evaluate the model of a run"
     run = Run(run)
-    if items is None:
+    are_own = items is None
+    if are_own:
         items = run.items[run.items.split!='train']
         _warn_changed(run.items)
     else: items = held_out_items(run, items)
@@ -164,4 +170,5 @@ def evaluate(
     with keep_freed_memory():
         probs = predict_inputs(run, load_model(run), inputs, pick_device(device))
     results = results_table(items, probs, run.labels['classes'])
+    if not are_own: _log_known_texts(run, results)
     return results_metrics(results, run.labels['classes']),results

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Share', 'Count', 'Modality', 'SCHEMAS', 'ITEM_COLUMNS', 'RESULT_COLUMNS', 'STAT_COLUMNS', 'Labels', 'ClassMetrics',
-           'SplitMetrics', 'Metrics', 'Training', 'parse_json', 'check_json', 'read_csv']
+           'Accuracy', 'SplitMetrics', 'Metrics', 'Training', 'parse_json', 'check_json', 'read_csv']
 
 # %% ../../nbs/365_train.run_files.ipynb #8d2e6a89
 import json
@@ -50,20 +50,25 @@ class ClassMetrics(BaseModel):
     f1:float
     support:Count
 
-class SplitMetrics(_File):
-    "Metrics of one split, from `classification_metrics`"
+class Accuracy(_File):
+    "How often the predictions of a source are right"
     n:Annotated[Count, Field(ge=1)]
     accuracy:Share
     accuracy_ci:Annotated[list[Share], Field(min_length=2, max_length=2)]
+
+class SplitMetrics(Accuracy):
+    "Metrics of one split, from `classification_metrics`"
     macro_f1:Share
     ece:Share
     per_class:Annotated[dict[str,ClassMetrics], Field(min_length=1)]
+    by_source:dict[str,Accuracy] = {}
 
 class Metrics(_File):
     "`metrics.json`"
     test:SplitMetrics = None
     valid:SplitMetrics = None
     modality_ablation:dict[Modality,dict[str,SplitMetrics]] = {}
+    leave_source_out:dict[str,Accuracy] = {}
     seconds:dict[str,float] = {}
 
     @model_validator(mode='after')

@@ -7,7 +7,7 @@ __all__ = ['FILES', 'OPTIONAL_FILES', 'write_card', 'model_config', 'model_folde
            'folder_to_upload', 'publish']
 
 # %% ../../nbs/508_use.publish.ipynb #365f15df
-import filecmp, re, shutil
+import filecmp, os, re, shutil
 from pathlib import Path
 
 from ..analysis.cells import main_split
@@ -15,6 +15,7 @@ from ..cache import atomic_folder
 from ..core import WorkbookError, write_json, write_text
 from ..files import check_regular
 from ..metrics import metrics_line
+from ..train.checksums import check_files, check_pair
 from ..train.model import TEXT_FILES
 from ..train.recipe import architecture
 from ..train.run import Run
@@ -53,8 +54,10 @@ def _copy(run, name, target):
     if not source.resolve().is_relative_to(run.path.resolve()):
         raise WorkbookError(f'{source} is a link to {source.resolve()}, outside of the run: remove it, or put a copy '
             'in its place')
-    check_regular(source)
-    shutil.copyfile(source, target)
+    try:
+        check_regular(source)
+        shutil.copyfile(source, target)
+    except (OSError,ValueError) as e: raise WorkbookError(f'cannot copy {source}: {getattr(e, "strerror", None) or e}') from e
 
 def model_folder(
     run:Run, # A finished run
@@ -65,6 +68,9 @@ def model_folder(
     "Everything that others need of a run, and no photo of yours"
     run = Run(run)
     out = Path(out)
+    check_files(run)
+    check_pair(run)
+    if os.path.lexists(out): raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
     plot = run.path/'plots'/'confusion_matrix.png'
     with atomic_folder(out) as new:
         if new is None: raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
