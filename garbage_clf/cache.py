@@ -28,10 +28,11 @@ def _root():
 
 def _make_tagged(root):
     "Make the folder with its tag, unless it is there already or cannot be made"
-    try:
-        root.mkdir(parents=True)
-        (root/'CACHEDIR.TAG').write_text(TAG)
-    except OSError: pass # There already, or reported by what wants to write into it
+    try: root.mkdir(parents=True)
+    except OSError: return # There already, or reported by what wants to write into it
+    try: write_text(root/'CACHEDIR.TAG', TAG)
+    except WorkbookError: # A full disk: another time
+        with suppress(OSError): root.rmdir()
 
 def cache_dir(
     *parts:str # Folders below the cache, for example 'weights'
@@ -100,7 +101,8 @@ def _entries():
     root = _root()
     if not root.is_dir() or not _is_ours(root): return []
     found = [p for pattern in KEPT for p in root.glob(pattern)]
-    return sorted(p for p in found if not p.name.startswith('.'))
+    behind_link = [p for p in found if p.parent!=root and p.parent.is_symlink()]
+    return sorted(p for p in found if not p.name.startswith('.') and p not in behind_link)
 
 def _entry_row(p):
     "Number, size and age of the files of a cache entry"

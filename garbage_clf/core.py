@@ -74,13 +74,21 @@ def remove_leftovers(
         shutil.rmtree(p) if p.is_dir() and not p.is_symlink() else p.unlink(missing_ok=True)
 
 # %% ../nbs/010_core.ipynb #564527cc
+def _put(tmp, path, new):
+    "Move a finished file to its place; a new one only if nothing has come there in the meantime"
+    if not new: return os.replace(tmp, path)
+    try: os.link(tmp, path)
+    except OSError as e: # It is there, or the file system has no links
+        if os.path.lexists(path): raise WorkbookError(f'{path} is there already: choose another name, or move it away') from e
+        os.replace(tmp, path)
+
 @contextmanager
 def atomic(
-    path:Path|str # Where the finished file belongs; its folder is made
+    path:Path|str, # Where the finished file belongs; its folder is made
+    new:bool=False # Whether a file that is there is an error, and not replaced
 ):
     "A temporary path beside `path`, moved over it when the block ends well"
-    path = Path(path)
-    tmp = None
+    path,tmp = Path(path),None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)
@@ -88,21 +96,21 @@ def atomic(
         os.close(fd)
         yield Path(tmp)
         os.chmod(tmp, 0o644)
-        os.replace(tmp, path)
+        _put(tmp, path, new)
     except OSError as e:
-        reason = e.strerror or e
         advice = 'Free some space or choose another folder; what was there is untouched'
-        raise WorkbookError(f'cannot write {path}: {reason}. {advice}') from e
+        raise WorkbookError(f'cannot write {path}: {e.strerror or e}. {advice}') from e
     finally:
         if tmp and os.path.exists(tmp): os.unlink(tmp)
 
 # %% ../nbs/010_core.ipynb #a7a79809
 def write_text(
     path:Path|str, # Where to write
-    text:str # What to write, as UTF-8
+    text:str, # What to write, as UTF-8
+    new:bool=False # As for `atomic`
 ):
     "Write a text file, whole or not at all"
-    with atomic(path) as tmp: tmp.write_text(text, encoding='utf-8')
+    with atomic(path, new) as tmp: tmp.write_text(text, encoding='utf-8')
 
 # %% ../nbs/010_core.ipynb #1484f1c0
 def write_json(

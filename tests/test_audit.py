@@ -95,7 +95,7 @@ def test_splits_texts_and_columns():
     base = dict(text=[f'article {i}' for i in range(400)], label=label, split=np.array(['test','valid','train','train'])[np.arange(400)%4])
     kinds = lambda **changes: {f.kind for f in audit(to_items(pd.DataFrame(dict(base, **changes)))).findings}
     assert kinds()==set()
-    assert kinds(source=np.where(rng.random(400)<.9, label, 'agency'))=={'target leakage: column source'}
+    assert kinds(source=np.where(rng.random(400)<.9, label, 'agency'))=={'target leakage: column source','source with one class'}
     assert kinds(text=[f'{i} says {l}' for i,l in enumerate(label)])=={'target leakage: class named in text'}
     assert kinds(text=[None, *base['text'][1:]])=={'no photo and no text'}
     assert kinds(text=['same',base['text'][1],'same',*base['text'][3:]], label=['fake',*label[1:]])=={'same text','same text, several labels','test texts also in train'}

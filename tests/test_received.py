@@ -55,7 +55,7 @@ def test_links_out_of_a_run(run, tmp_path):
     assert mine.read_text()=='mine'
     (run.path/'rules.yaml').unlink(missing_ok=True)
     (run.path/'rules.yaml').symlink_to(mine)
-    with pytest.raises(WorkbookError, match='outside of the run'): model_folder(run, tmp_path/'published')
+    with pytest.raises(WorkbookError, match='outside of got'): model_folder(run, tmp_path/'published')
     assert not (tmp_path/'published').exists()
 
 @pytest.mark.parametrize('name', ['items.csv','labels.json','rules.yaml','plots'])
@@ -165,3 +165,80 @@ def test_a_training_writes_through_no_link(trained, tmp_path, name):
     (tmp_path/'out'/name).symlink_to(mine)
     with pytest.raises(WorkbookError, match='is a link|holds a training'): fit(trained.items, trained.recipe, tmp_path/'out', device='cpu')
     assert mine.read_text()=='mine'
+
+def with_text_config(run, **config):
+    "The run as if a text encoder of `transformers` belonged to it"
+    recipe = json.loads((run.path/'recipe.json').read_text())
+    from dataclasses import asdict
+    recipe |= asdict(get_recipe('text-transformer-frozen', text='theirs'))
+    (run.path/'recipe.json').write_text(json.dumps(recipe))
+    (run.path/'text_config.json').write_text(json.dumps(config))
+    (run.path/'training.json').unlink()
+    change_json(run.path/'labels.json', size=recipe['size'])
+    return Run(run.path)
+
+def test_a_text_encoder_brings_no_code(run, tmp_path, monkeypatch):
+    (run.path/'mod.py').write_text(f"open({str(tmp_path/'pwned')!r},'w').write('x')\n")
+    (run.path/'config.json').write_text('{}')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('builtins.input', lambda *_: 'y')
+    odd = with_text_config(run, model_type='EvollaModel', hidden_size=64, auto_map=dict(AutoModel='got--mod.EvilModel'))
+    with pytest.raises(WorkbookError, match='is no text encoder'): predict(odd.path, text='jar')
+    assert not (tmp_path/'pwned').exists()
+
+def test_a_recipe_brings_no_code(trained, tmp_path, monkeypatch):
+    theirs = tmp_path/'theirs'
+    theirs.mkdir()
+    (theirs/'mod.py').write_text(f"open({str(tmp_path/'pwned')!r},'w').write('x')\n")
+    (theirs/'config.json').write_text(json.dumps(dict(model_type='evilnet', auto_map=dict(AutoConfig='mod.EvilConfig', AutoModel='mod.EvilModel'))))
+    monkeypatch.setattr('builtins.input', lambda *_: 'y')
+    with pytest.raises(WorkbookError, match='cannot get'):
+        fit(trained.items, get_recipe('text-transformer-frozen', text=str(theirs)), tmp_path/'out', device='cpu')
+    assert not (tmp_path/'pwned').exists()
+
+def test_a_large_network_is_refused_before_it_is_made(run):
+    import resource
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    large = with_text_config(run, model_type='bert', vocab_size=1_500_000, hidden_size=768, num_hidden_layers=1, num_attention_heads=12, intermediate_size=64)
+    with pytest.raises(WorkbookError, match='does not fit its recipe'): predict(large.path, text='jar')
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before < 1_000_000 # kB
+
+def test_an_export_copies_nothing_from_outside(run, tmp_path):
+    from garbage_clf.use.export import export_weights
+    (tmp_path/'secret.txt').write_text('mine')
+    (run.path/'text_config.json').symlink_to(tmp_path/'secret.txt')
+    (run.path/'training.json').unlink()
+    with pytest.raises(WorkbookError): export_weights(run, tmp_path/'export')
+    assert not (tmp_path/'export').exists()
+
+def test_rules_are_there_before_the_run_is_finished(trained, tmp_path, monkeypatch):
+    "A kill right after the training leaves a run with its rules, or none"
+    import garbage_clf.train.run as module
+    rules = 'bins: {Brown: brown}\nrules: {glass: Brown, metal: Brown, paper: Brown}\n'
+    items = trained.items.drop(columns='sha256', errors='ignore')
+    items.attrs['rules'] = rules
+    def stop(*_): raise KeyboardInterrupt
+    monkeypatch.setattr(module.os, 'replace', lambda a,b: stop() if str(b).endswith('recipe.json') else os.rename(a, b))
+    with pytest.raises(KeyboardInterrupt): fit(items, trained.recipe, tmp_path/'out', device='cpu')
+    assert (tmp_path/'out'/'rules.yaml').read_text()==rules and not (tmp_path/'out'/'recipe.json').exists()
+
+def test_a_link_in_the_cache(tmp_path, monkeypatch):
+    from garbage_clf.cache import cache_dir, cache_table, shrink_cache
+    monkeypatch.setenv('GARBAGE_CLF_CACHE', str(tmp_path))
+    (tmp_path/'precious').mkdir()
+    (tmp_path/'precious'/'thesis.txt').write_text('mine')
+    cache_dir().joinpath('rows-9').symlink_to(tmp_path/'precious')
+    assert not len(cache_table()) and shrink_cache()==[]
+    assert [p.name for p in (tmp_path/'precious').iterdir()]==['thesis.txt']
+
+def test_a_table_that_came_in_the_meantime(trained, tmp_path, monkeypatch, capsys):
+    from garbage_clf.cli import main
+    from garbage_clf.data import splits
+    trained.items[['text','label']].to_csv(tmp_path/'notes.csv', index=False)
+    real = splits.split
+    def slow(*args, **kwargs):
+        (tmp_path/'out.csv').write_text('mine')
+        return real(*args, **kwargs)
+    monkeypatch.setattr(splits, 'split', slow)
+    assert main(['split', str(tmp_path/'notes.csv'), '--out', str(tmp_path/'out.csv')])==1
+    assert (tmp_path/'out.csv').read_text()=='mine' and 'is there already' in capsys.readouterr().err

@@ -35,7 +35,7 @@ def test_two_sources(data, capsys):
     assert sorted(counts.index)==['street','town'] and (counts>0).all().all()
     assert list(run.metrics['test']['by_source'])==['street','town']
     found = run.metrics['leave_source_out']
-    assert found['all']['n']==len(run.items) and found['all']['accuracy']>.9 # The nouns are the same
+    assert found['n']==len(run.items) and found['accuracy']>.9 # The nouns are the same
     assert 'test   town: ' in printed and 'without having seen it, all sources: ' in printed
     page = (run.path/'report.html').read_text()
     assert 'On photos from a place that it has not seen' in page
@@ -47,6 +47,27 @@ def test_leave_source_out_again(data, capsys):
     assert run_main('evaluate', 'run', '--leave-source-out')==0
     assert Run('run').metrics['leave_source_out']==before
     assert 'without having seen it, street: ' in capsys.readouterr().out
+
+def test_a_source_called_all(data, tmp_path):
+    write_words(tmp_path/'all'/'items.csv', ['greasy','clean','old'])
+    assert run_main('train', 'all/items.csv+street.csv', '--recipe', 'text-tfidf', '--mapping', 'names.yaml', '--out', 'run')==0
+    found = Run('run').metrics['leave_source_out']
+    assert found['by_source']['all']['n']==108 and found['n']==216
+
+@pytest.mark.parametrize('word', ['town/items.csv+','+street.csv','street.csv++town/items.csv'])
+def test_an_empty_name(data, capsys, word):
+    assert run_main('audit', word)==1
+    assert 'there is an empty name' in capsys.readouterr().err
+
+def test_no_run_among_the_photos(data, tmp_path, capsys):
+    for place in ('a','b'): (tmp_path/place/'glass').mkdir(parents=True)
+    assert run_main('train', 'a+b', '--out', 'b/run')==1
+    assert 'would lie among the photos of' in capsys.readouterr().err
+
+def test_leave_source_out_takes_no_other_items(data, capsys):
+    assert run_main('train', data, '--recipe', 'text-tfidf', '--mapping', 'names.yaml', '--out', 'run')==0
+    for option in (['street.csv'], ['--mapping','names.yaml']):
+        assert run_main('evaluate', 'run', *option, '--leave-source-out')==1
 
 def test_names_that_differ_are_classes_apart(data, capsys):
     assert run_main('audit', data)==0

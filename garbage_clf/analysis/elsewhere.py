@@ -24,11 +24,13 @@ def source_table(
 
 def unseen_table(
     run:Run # A finished run with `leave_source_out` in its metrics
-)->pd.DataFrame: # items, accuracy, low, high; a row for each source, and 'all'
+)->pd.DataFrame: # items, accuracy, low, high; a row for each source, and last one for all
     "Accuracy on each source of a model that has not seen it"
-    found = run.metrics['leave_source_out']
-    rows = {s: dict(zip(('items','accuracy','low','high'), (m['n'],m['accuracy'],*m['accuracy_ci']))) for s,m in found.items()}
-    return pd.DataFrame(rows).T.round(3).astype({'items':int})
+    total = run.metrics['leave_source_out']
+    found = [*total['by_source'].items(), ('all sources',total)]
+    rows = [(m['n'],m['accuracy'],*m['accuracy_ci']) for _,m in found]
+    table = pd.DataFrame(rows, index=[s for s,_ in found], columns=['items','accuracy','low','high'])
+    return table.round(3)
 
 # %% ../../nbs/428_analysis.elsewhere.ipynb #74aba971
 def elsewhere_text(
@@ -36,7 +38,7 @@ def elsewhere_text(
 )->str: # One or two sentences
     "How right a run is on photos from a place that it has not seen, or how to find out"
     n_sources = run.items.source.nunique()
-    found = run.metrics.get('leave_source_out', {}).get('all')
+    found = run.metrics.get('leave_source_out')
     if n_sources<2:
         return ('All items come from one place, and the figures above are for items like these. **How right this model is on '
             'photos from elsewhere is not known**, and experience says: much less. Take 20 photos of your own or more, in a '

@@ -86,8 +86,8 @@ def split(
     existing = 'redo' if args.redo else 'repair' if args.repair else 'keep'
     done = split_items(found.items.drop(unusable.index), args.valid, args.test, args.seed, existing=existing)
     gone = left_out(found.items, done, unusable.reason)
-    write_table(done, out)
-    if len(gone): write_table(gone, rest)
+    write_table(done, out, new=True)
+    if len(gone): write_table(gone, rest, new=True)
     print_table(pd.crosstab(done.label.fillna('no label'), done.split, margins=True), index=True)
     note = f', {len(gone)} left out: {rest}' if len(gone) else ''
     show(f'\n{len(done)} items in {out}{note}')

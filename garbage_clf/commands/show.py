@@ -27,9 +27,9 @@ def print_elsewhere(
 ):
     "Print how right models were on sources that they had not seen"
     from garbage_clf.metrics import accuracy_line
-    for source,m in metrics.items():
-        what = 'all sources' if source=='all' else source
-        show(f'without having seen it, {what}: {accuracy_line(m)}')
+    if not metrics: return
+    for source,m in [*metrics['by_source'].items(), ('all sources',metrics)]:
+        show(f'without having seen it, {source}: {accuracy_line(m)}')
 
 def print_metrics(
     metrics:dict # Of a run, or from `evaluate`

@@ -16,7 +16,7 @@ from .options import (
     DATA, DATA_OPTIONS, DEVICE, OUT_RUN, Option, command, parse_pairs, read_args)
 from .show import print_metrics, print_predictions, show
 from ..bins import class_bins, read_rules, read_rules_text
-from ..core import WorkbookError, log, write_text
+from ..core import WorkbookError, log
 
 # %% ../../nbs/530_commands.train.ipynb #654e84a8
 RECIPE_OPTIONS = (
@@ -61,10 +61,12 @@ def run_path(
     recipe # What is trained
 )->Path: # Not among the photos
     "Where a training writes its run"
-    data = Path(args.data).resolve()
-    out = Path(args.out or new_run_path(f'{data.stem}-{recipe.name}'))
-    if data.is_dir() and out.resolve().is_relative_to(data):
-        raise WorkbookError(f'the run would lie among the photos of {args.data}: choose an --out outside')
+    from garbage_clf.data.read import data_words
+    folders = [Path(w).resolve() for w in data_words(args.data)]
+    out = Path(args.out or new_run_path(f'{"-".join(f.stem for f in folders[:3])}-{recipe.name}'))
+    for folder in folders:
+        if folder.is_dir() and out.resolve().is_relative_to(folder):
+            raise WorkbookError(f'the run would lie among the photos of {folder}: choose an --out outside')
     return out
 
 # %% ../../nbs/530_commands.train.ipynb #db11555c
@@ -108,14 +110,13 @@ def train(
     rules = read_rules_text(args.rules)
     items = read_args(args)
     if rules: class_bins(sorted(items.label.dropna().unique()), read_rules(args.rules))
-    items.attrs['keep_labels'] = args.keep_labels
+    items.attrs |= dict(keep_labels=args.keep_labels, rules=rules)
     from garbage_clf.analysis.report import report
     from garbage_clf.analysis.track import tracking
     from garbage_clf.train.fit import fit, resume_fit
     start = resume_fit if args.resume else fit
     with tracking(args.track, recipe, out) as track, advice_on_stop(out):
         run = start(items, recipe, out, args.device, [track] if args.track else ())
-        if rules: write_text(run.path/'rules.yaml', rules)
         run = _measured_elsewhere(run, args.device)
         page = report(run)
         track.finish(run)

@@ -81,7 +81,9 @@ def _leave_source_out(args):
     from garbage_clf.analysis.report import report as write_report
     from garbage_clf.train.leave_source_out import leave_source_out
     from garbage_clf.train.run import Run
-    if args.data or args.out: raise WorkbookError('--leave-source-out takes the items of the run: leave out DATA and --out')
+    others = ('data','out','corrections','names','photos','columns','mapping')
+    given = [name for name in others if getattr(args, name)]
+    if given: raise WorkbookError(f'--leave-source-out takes the items of the run as they are: leave out {given[0]}')
     print_elsewhere(leave_source_out(Run(args.run), args.device))
     show(write_report(Run(args.run)))
 

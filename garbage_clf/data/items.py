@@ -111,9 +111,10 @@ def join(
 # %% ../../nbs/100_data.items.ipynb #8c158e44
 def write_table(
     items:pd.DataFrame, # Items
-    path:Path|str # A CSV file; one that is there is overwritten, and never left half-written
+    path:Path|str, # A CSV file; one that is there is overwritten, and never left half-written
+    new:bool=False # Whether a file that is there is an error instead
 ):
     "Write items as CSV"
     folder = os.path.join(Path(path).absolute().parent, '')
     relative = items.assign(image=items.image.str.removeprefix(folder))
-    write_text(path, safe_csv(relative))
+    write_text(path, safe_csv(relative), new)

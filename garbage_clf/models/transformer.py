@@ -65,7 +65,13 @@ def from_config(
 )->Transformer: # With random weights
     "An encoder by its configuration"
     from transformers import AutoConfig, AutoModel
-    body = _quietly(AutoModel.from_config, AutoConfig.for_model(**config))
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+    kind = config.get('model_type')
+    if kind not in MODEL_MAPPING_NAMES: raise WorkbookError(f'{kind!r} is no text encoder that transformers knows')
+    plain = {k: v for k,v in config.items() if k not in ('auto_map','trust_remote_code')} # No code that comes along
+    try: body = _quietly(AutoModel.from_config, AutoConfig.for_model(**plain), trust_remote_code=False)
+    except Exception as e: # Each kind of encoder has its own ways to refuse a number
+        raise WorkbookError(f'cannot make the text encoder {kind}: {" ".join(str(e).split())[:150]}') from e
     return Transformer(body, pooling)
 
 # %% ../../nbs/275_models.transformer.ipynb #cd6d2e77
@@ -79,11 +85,12 @@ def _find_folder(name):
 def _load(place, pretrained):
     "Encoder, tokenizer and names of missing tensors"
     from transformers import AutoConfig, AutoModel, AutoTokenizer
-    tok = _quietly(AutoTokenizer.from_pretrained, place)
+    known = dict(trust_remote_code=False) # No code that comes along with a model
+    tok = _quietly(AutoTokenizer.from_pretrained, place, **known)
     if not pretrained:
-        config = AutoConfig.from_pretrained(place)
-        return _quietly(AutoModel.from_config, config).float(),tok,[]
-    body,info = _quietly(AutoModel.from_pretrained, place, dtype=torch.float32, output_loading_info=True)
+        config = AutoConfig.from_pretrained(place, **known)
+        return _quietly(AutoModel.from_config, config, **known).float(),tok,[]
+    body,info = _quietly(AutoModel.from_pretrained, place, dtype=torch.float32, output_loading_info=True, **known)
     missing = [k for k in info.get('missing_keys', ()) if not k.startswith('pooler.')]
     return body,tok,sorted(missing)
 

@@ -145,12 +145,12 @@ def _log_known_texts(run, results):
     "Say how a run does on texts that it was not made with"
     if 'text' not in run.labels['modalities'] or not (run.path/'items.csv').exists(): return
     own = run.items
-    rows = results[results.text.notna() & (results.image.isna() | (run.labels['modalities']==['text']))]
+    rows = results[results.text.notna()]
     known = plain_words(rows.text).isin(plain_words(own.text[own.split.isin(['train','valid'])].dropna()))
     if not known.any(): return
     new = rows[~known]
-    log.warning('%d of %d items have a text that the run was trained on or chosen by, and it may know them by heart: of the '
-        '%d others %d are right', known.sum(), len(rows), len(new), (new.actual==new.predicted).sum())
+    log.warning('%d of %d texts are ones that the run was trained on or chosen by, and it may know them by heart: of the '
+        '%d other items with a text %d are right', known.sum(), len(rows), len(new), (new.actual==new.predicted).sum())
 
 def evaluate(
     run:Run|str|Path, # A finished run

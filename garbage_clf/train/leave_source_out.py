@@ -31,7 +31,7 @@ def without_source(
     if not (others.split=='train').any(): raise WorkbookError(f'nothing is left to train on without the source {source!r}')
     test = items[here].assign(split='test')
     copies = test.group.isin(others.group.dropna())
-    _log_gone(copies.sum(), 'near-duplicates of photos from other sources')
+    _log_gone(copies.sum(), 'near-duplicates of items from other sources')
     test = test[~copies]
     unknown = ~test.label.isin(others.label[others.split=='train'])
     _log_gone(unknown.sum(), f'of classes that only {source} has')
@@ -41,13 +41,16 @@ def without_source(
 def _test_results(run, items, device):
     "Results of a training on its test items"
     with tempfile.TemporaryDirectory() as folder:
-        results = fit(items, run.recipe, f'{folder}/run', device).results
+        def elsewhere(record): return folder not in record.getMessage() # That folder will be gone
+        log.addFilter(elsewhere)
+        try: results = fit(items, run.recipe, f'{folder}/run', device).results
+        finally: log.removeFilter(elsewhere)
     return results[results.split=='test']
 
 def leave_source_out(
     run:Run, # A finished run with several sources
     device:str='auto' # 'auto', 'cpu', 'cuda', 'mps'
-)->dict: # Source to n, accuracy, accuracy_ci; and the same for 'all'
+)->dict: # n, accuracy, accuracy_ci of all sources together; and the same of each, as `by_source`
     "Accuracy on each source of a model that has not seen it"
     sources = sorted(run.items.source.dropna().unique())
     if len(sources)<2:
@@ -55,10 +58,12 @@ def leave_source_out(
     found = []
     for i,source in enumerate(sources, 1):
         log.info('%d of %d: without %s', i, len(sources), source)
-        found.append(_test_results(run, without_source(run.items, source), device))
+        items = without_source(run.items, source)
+        items.attrs['keep_labels'] = True # The run was trained with them
+        found.append(_test_results(run, items, device))
     results = pd.concat(found, ignore_index=True)
     correct = results.actual==results.predicted
     total = dict(n=len(correct), accuracy=float(correct.mean()), accuracy_ci=list(wilson(int(correct.sum()), len(correct))))
-    metrics = {**source_metrics(results), 'all': total}
+    metrics = dict(total, by_source=source_metrics(results))
     add_figures(run, leave_source_out=metrics)
     return metrics

@@ -171,11 +171,23 @@ def write_run(
     write_json(folder/'labels.json', _labels(task, evaluation))
     if task.processor: save_text_processor(task.processor, folder)
     write_tensors(folder/'model.safetensors', task.model.state_dict())
+    if task.items.attrs.get('rules'): write_text(folder/'rules.yaml', task.items.attrs['rules'])
     save_recipe(task.recipe, folder/NEW_RECIPE)
     write_json(folder/'training.json', _training(task, folder))
     os.replace(folder/NEW_RECIPE, folder/'recipe.json')
 
 # %% ../../nbs/370_train.run.ipynb #983347ca
+def _check_shapes(run, path):
+    "Refuse weights of other shapes than the recipe's before any memory is taken"
+    from safetensors import safe_open
+    try:
+        with torch.device('meta'): planned = create_model(run.recipe, len(run.labels['classes']), False, run.text_processor).state_dict()
+    except WorkbookError: raise
+    except Exception: return # A network that cannot be made without its values: loading tells
+    with safe_open(path, 'pt') as f: shapes = {name: list(f.get_slice(name).get_shape()) for name in f.keys()}
+    wrong = [name for name,t in planned.items() if shapes.get(name)!=list(t.shape)] or sorted(set(shapes)-set(planned))
+    if wrong: raise ValueError(f'{wrong[0]} is missing, too many, or of another shape')
+
 def load_model(
     run:Run, # A finished run
     device:torch.device|str='cpu' # Where it goes
@@ -185,8 +197,11 @@ def load_model(
     check_files(run, DECISIVE)
     check_pair(run)
     path = run.path/'model.safetensors'
-    model = create_model(run.recipe, len(run.labels['classes']), False, run.text_processor)
-    try: model.load_state_dict(load_file(path))
+    try:
+        _check_shapes(run, path)
+        model = create_model(run.recipe, len(run.labels['classes']), False, run.text_processor)
+        model.load_state_dict(load_file(path))
+    except WorkbookError: raise
     except Exception as e:
         why = ' '.join(str(e).split())[:200]
         raise WorkbookError(f'{path} does not fit its recipe: {why}') from e

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Share', 'Count', 'Modality', 'SCHEMAS', 'ITEM_COLUMNS', 'RESULT_COLUMNS', 'STAT_COLUMNS', 'Labels', 'ClassMetrics',
-           'Accuracy', 'SplitMetrics', 'Metrics', 'Training', 'parse_json', 'check_json', 'read_csv']
+           'Accuracy', 'LeftOut', 'SplitMetrics', 'Metrics', 'Training', 'parse_json', 'check_json', 'read_csv']
 
 # %% ../../nbs/365_train.run_files.ipynb #8d2e6a89
 import json
@@ -56,6 +56,10 @@ class Accuracy(_File):
     accuracy:Share
     accuracy_ci:Annotated[list[Share], Field(min_length=2, max_length=2)]
 
+class LeftOut(Accuracy):
+    "How often they are right on sources that the model has not seen"
+    by_source:dict[str,Accuracy]
+
 class SplitMetrics(Accuracy):
     "Metrics of one split, from `classification_metrics`"
     macro_f1:Share
@@ -68,7 +72,7 @@ class Metrics(_File):
     test:SplitMetrics = None
     valid:SplitMetrics = None
     modality_ablation:dict[Modality,dict[str,SplitMetrics]] = {}
-    leave_source_out:dict[str,Accuracy] = {}
+    leave_source_out:LeftOut = None
     seconds:dict[str,float] = {}
 
     @model_validator(mode='after')

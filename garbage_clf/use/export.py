@@ -6,7 +6,6 @@
 __all__ = ['WRITERS', 'INPUTS', 'describe_weights', 'export_weights']
 
 # %% ../../nbs/504_use.export.ipynb #80edd8de
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,12 +15,13 @@ import torch
 from ..cache import atomic_folder
 from ..core import WorkbookError, choose, write_json
 from ..data.download import sha256
+from ..files import copy_file
 from ..train.model import TEXT_FILES
 from ..train.run import Run, load_model
 
 # %% ../../nbs/504_use.export.ipynb #3c5b9e4b
 def _write_safetensors(run, tensors, out):
-    shutil.copyfile(run.path/'model.safetensors', out/'model.safetensors')
+    copy_file(run.path/'model.safetensors', run.path, out/'model.safetensors')
 
 # %% ../../nbs/504_use.export.ipynb #c56d10cc
 def _write_pt(run, tensors, out):
@@ -65,8 +65,9 @@ def describe_weights(
 def _write_files(run, tensors, format, out):
     "The weights, what reads texts, and `weights.json`"
     WRITERS[format](run, tensors, out)
-    for name in TEXT_FILES:
-        if (run.path/name).exists(): shutil.copyfile(run.path/name, out/name)
+    reads = TEXT_FILES if 'text' in run.labels['modalities'] else ()
+    for name in reads:
+        if (run.path/name).exists(): copy_file(run.path/name, run.path, out/name)
     about = describe_weights(run, tensors, format)
     files = sorted(p for p in out.rglob('*') if p.is_file())
     about['files'] = {p.relative_to(out).as_posix(): sha256(p) for p in files}
@@ -84,5 +85,7 @@ def export_weights(
     tensors = load_model(run).state_dict()
     with atomic_folder(out) as new:
         if new is None: raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
-        _write_files(run, tensors, format, new)
+        try: _write_files(run, tensors, format, new)
+        except (OSError,RuntimeError) as e: # torch's own for a full disk
+            raise WorkbookError(f'cannot write {out}: {getattr(e, "strerror", None) or "is the disk full?"}') from e
     return out

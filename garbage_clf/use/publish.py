@@ -7,13 +7,13 @@ __all__ = ['FILES', 'OPTIONAL_FILES', 'write_card', 'model_config', 'model_folde
            'folder_to_upload', 'publish']
 
 # %% ../../nbs/508_use.publish.ipynb #365f15df
-import filecmp, os, re, shutil
+import filecmp, os, re
 from pathlib import Path
 
 from ..analysis.cells import main_split
 from ..cache import atomic_folder
 from ..core import WorkbookError, write_json, write_text
-from ..files import check_regular
+from ..files import copy_file
 from ..metrics import metrics_line
 from ..train.checksums import check_files, check_pair
 from ..train.model import TEXT_FILES
@@ -48,16 +48,7 @@ def model_config(
         architecture=architecture(r), num_classes=len(classes), label_names=classes, input_size=size, recipe=vars(r))
 
 # %% ../../nbs/508_use.publish.ipynb #414708f7
-def _copy(run, name, target):
-    "Copy a file of a run, not what a link in it leads to: a run from somebody else may point at a file of yours"
-    source = run.path/name
-    if not source.resolve().is_relative_to(run.path.resolve()):
-        raise WorkbookError(f'{source} is a link to {source.resolve()}, outside of the run: remove it, or put a copy '
-            'in its place')
-    try:
-        check_regular(source)
-        shutil.copyfile(source, target)
-    except (OSError,ValueError) as e: raise WorkbookError(f'cannot copy {source}: {getattr(e, "strerror", None) or e}') from e
+def _copy(run, name, target): copy_file(run.path/name, run.path, target)
 
 def model_folder(
     run:Run, # A finished run
