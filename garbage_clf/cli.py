@@ -21,7 +21,7 @@ from .memory import is_out_of_memory
 # %% ../nbs/538_cli.ipynb #a96b1ced
 COMMANDS = {c.name: c for c in (
     train.demo, data.audit, data.split, train.train, use.evaluate, use.predict, use.report,
-    lookup.recipes, lookup.weights, use.export, use.publish, lookup.bench, lookup.cache)}
+    use.suggest, lookup.recipes, lookup.weights, use.export, use.publish, lookup.bench, lookup.cache)}
 
 # %% ../nbs/538_cli.ipynb #f0b7f90c
 def usage()->str:
