@@ -143,7 +143,8 @@ def elsewhere_cells(
     cells = [new_markdown_cell(f'## Elsewhere\n\n{elsewhere_text(run)}')]
     if run.metrics.get('leave_source_out'): cells.append(new_code_cell('unseen_table(run)'))
     if run.items.source.nunique()>1:
-        cells += [new_markdown_cell('By source, by this model, which was trained on others from there:'), new_code_cell('source_table(run, split)')]
+        cells.append(new_markdown_cell('By source, by this model, which was trained on others from there:'))
+        cells.append(new_code_cell('source_table(run, split)'))
     return cells
 
 def learning_cells()->list: # nbformat cells

@@ -151,7 +151,8 @@ def _without_false_source(df, chosen, named, where):
     if not column or 'source' in named: return chosen
     values = df[column].astype('string').str.strip().replace('', pd.NA).dropna()
     if values.nunique()<=max(1, len(values)/3): return chosen
-    log.warning('%s: column `%s` names no collections, nearly every item has another: it is not taken as the source', Path(where).name, column)
+    log.warning('%s: column `%s` names no collections, nearly every item has another: it is not taken as the source',
+        Path(where).name, column)
     return {part: c for part,c in chosen.items() if part!='source'}
 
 def _without_false_split(df, chosen, named, where):

@@ -181,7 +181,8 @@ def _check_shapes(run, path):
     "Refuse weights of other shapes than the recipe's before any memory is taken"
     from safetensors import safe_open
     try:
-        with torch.device('meta'): planned = create_model(run.recipe, len(run.labels['classes']), False, run.text_processor).state_dict()
+        with torch.device('meta'):
+            planned = create_model(run.recipe, len(run.labels['classes']), False, run.text_processor).state_dict()
     except WorkbookError: raise
     except Exception: return # A network that cannot be made without its values: loading tells
     with safe_open(path, 'pt') as f: shapes = {name: list(f.get_slice(name).get_shape()) for name in f.keys()}

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from ..core import WorkbookError, log, pick_device
 from ..data.download import photo_digests
@@ -50,9 +49,11 @@ def choose_photos(
 # %% ../../nbs/503_use.suggest.ipynb #fe1ac433
 def _new_photos(run, photos):
     "The files that the run does not have"
-    files = pd.Series(dict.fromkeys(expand_paths([photos] if isinstance(photos, (str,Path)) else photos)).keys(), dtype='string')
-    own = run.items.get('sha256', pd.Series(dtype='string')).dropna()
-    known = pd.Series(photo_digests(files), dtype='string').isin(own)
+    photos = [photos] if isinstance(photos, (str,Path)) else photos
+    files = pd.Series(expand_paths(photos), dtype='string').drop_duplicates()
+    has_items = (run.path/'items.csv').exists() # A published model has none
+    own = run.items.get('sha256', pd.Series(dtype='string')).dropna() if has_items else []
+    known = pd.Series(photo_digests(files), files.index, dtype='string').isin(own)
     if known.any(): log.warning('%d of %d photos are left out: the run has them', known.sum(), len(files))
     return files[~known].tolist()
 
@@ -65,7 +66,8 @@ def suggest(
 )->pd.DataFrame: # image, label (to be filled in), predicted, probability; the most uncertain first
     "Photos to label, for a model that is to work where they come from"
     run = Run(run)
-    if 'image' not in run.labels['modalities']: raise WorkbookError(f'{run.path} takes texts alone: photos can be suggested for one that takes photos')
+    if 'image' not in run.labels['modalities']:
+        raise WorkbookError(f'{run.path} takes texts alone: give a run that takes photos')
     if n<1: raise WorkbookError(f'{n} photos to suggest: ask for at least 1')
     files = _new_photos(run, photos)
     if not files: raise WorkbookError('there is no photo that the run does not have: give a folder of others')
@@ -79,5 +81,6 @@ def suggest(
     probs = predict_inputs(run, model, inputs, device).numpy()
     rows = choose_photos(features[:,0].numpy(), probs, n, seed)
     classes = np.array(run.labels['classes'])
-    table = pd.DataFrame(dict(image=files, label='', predicted=classes[probs.argmax(1)], probability=probs.max(1).round(3)))
+    table = pd.DataFrame(dict(image=files, label='', predicted=classes[probs.argmax(1)]))
+    table['probability'] = probs.max(1).round(3)
     return table.iloc[rows].reset_index(drop=True)
