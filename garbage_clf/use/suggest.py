@@ -13,7 +13,6 @@ import pandas as pd
 
 from ..core import WorkbookError, log, pick_device
 from ..data.download import photo_digests
-from ..data.images import log_unreadable
 from ..data.items import to_items
 from ..models.features import Extractor, photo_features
 from ..train.evaluate import predict_inputs
@@ -74,7 +73,6 @@ def suggest(
     model,device = load_model(run),pick_device(device)
     extractor = Extractor(model.backbone, run.recipe.size, device, run.recipe.batch_size)
     features,unreadable = photo_features(extractor, files)
-    log_unreadable(unreadable)
     files = [f for f in files if f not in unreadable]
     if not files: raise WorkbookError('none of these photos can be read')
     inputs,_ = run.make_inputs(to_items(dict(image=files)))
