@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['add_parameters', 'WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Predictor', 'audit', 'broken', 'change',
-           'class_colors', 'classification_metrics', 'confidence_table', 'confusion_matrix', 'correct', 'differences',
-           'evaluate', 'explore', 'export_weights', 'find_lr', 'fit', 'folds', 'from_folder', 'from_photos',
-           'from_table', 'get_recipe', 'join', 'load_model', 'measure', 'metrics_line', 'metrics_table',
-           'modality_table', 'montage', 'most_confused', 'overlap_table', 'plot_balance', 'plot_confusion',
-           'plot_curves', 'plot_gallery', 'predict', 'publish', 'read_corrections', 'read_items', 'read_rules',
-           'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model', 'relabel', 'report',
-           'resume_fit', 'sample_items', 'set_style', 'split', 'summary', 'to_bin', 'to_items', 'trashnet', 'wilson',
-           'worst_mistakes', 'write_table']
+           'class_colors', 'classification_metrics', 'confusion_matrix', 'correct', 'differences', 'evaluate',
+           'explore', 'export_weights', 'find_lr', 'fit', 'folds', 'from_folder', 'from_photos', 'from_table',
+           'get_recipe', 'join', 'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table', 'montage',
+           'most_confused', 'overlap_table', 'plot_balance', 'plot_confusion', 'plot_curves', 'plot_gallery', 'predict',
+           'publish', 'read_corrections', 'read_items', 'read_rules', 'recipe_fields', 'recipes_table',
+           'register_augmentation', 'register_model', 'relabel', 'report', 'resume_fit', 'sample_items', 'set_style',
+           'split', 'state_table', 'summary', 'to_bin', 'to_items', 'trashnet', 'wilson', 'worst_mistakes',
+           'write_table']
 
 # %% ../nbs/536_all.ipynb #1eb9de4e
-from .analysis.breakdown import confidence_table, modality_table, overlap_table
+from .analysis.breakdown import state_table, modality_table, overlap_table
 from .analysis.compare import differences, summary
 from .analysis.confusion import most_confused, plot_confusion
 from .analysis.curves import plot_curves
@@ -87,10 +87,10 @@ for _name,_value in list(globals().items()):
         add_parameters(_value)
 
 _all_ = ['WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Predictor', 'audit', 'broken', 'change', 'class_colors',
-    'classification_metrics', 'confidence_table', 'confusion_matrix', 'correct', 'differences', 'evaluate', 'explore',
+    'classification_metrics', 'confusion_matrix', 'correct', 'differences', 'evaluate', 'explore',
     'export_weights', 'find_lr', 'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'join',
     'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table', 'montage', 'most_confused', 'overlap_table',
     'plot_balance', 'plot_confusion', 'plot_curves', 'plot_gallery', 'predict', 'publish', 'read_corrections', 'read_items',
     'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model', 'relabel', 'report',
-    'resume_fit', 'sample_items', 'set_style', 'split', 'summary', 'to_bin', 'to_items', 'trashnet', 'wilson',
+    'resume_fit', 'sample_items', 'set_style', 'split', 'state_table', 'summary', 'to_bin', 'to_items', 'trashnet', 'wilson',
     'worst_mistakes', 'write_table']

@@ -7,7 +7,7 @@ __all__ = ['ALIASES', 'log', 'WorkbookError', 'nearest', 'choose', 'temporary_ma
            'write_json', 'write_tensors', 'log_to', 'seed_everything', 'pick_device', 'in_notebook', 'progress']
 
 # %% ../nbs/010_core.ipynb #bcbc181a
-import json, logging, os, platform, shutil, sys, tempfile, time, warnings, zlib
+import json, logging, os, platform, shutil, stat, sys, tempfile, time, warnings, zlib
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMPORTS', 'OPENING', 'main_split', 'opening_cells', 'for_notebook', 'metrics_cells', 'threshold_text',
-           'confidence_cells', 'modality_cells', 'overlap_cells', 'elsewhere_cells', 'learning_cells', 'mistake_cells',
-           'training_cells', 'report_cells', 'save_plot']
+           'unfamiliar_text', 'confidence_cells', 'modality_cells', 'overlap_cells', 'elsewhere_cells',
+           'learning_cells', 'mistake_cells', 'training_cells', 'report_cells', 'save_plot']
 
 # %% ../../nbs/435_analysis.cells.ipynb #f0ecd694
 import matplotlib.pyplot as plt
@@ -21,8 +21,8 @@ from ..train.run import Run
 # %% ../../nbs/435_analysis.cells.ipynb #c66f162b
 IMPORTS = """import pandas as pd
 from IPython.display import Markdown
-from garbage_clf.analysis.breakdown import confidence_table, modality_table, overlap_table
-from garbage_clf.analysis.breakdown import plot_modalities
+from garbage_clf.analysis.breakdown import modality_table, overlap_table, state_table
+from garbage_clf.analysis.breakdown import plot_calibration, plot_modalities
 from garbage_clf.analysis.elsewhere import source_table, unseen_table
 from garbage_clf.analysis.confusion import most_confused, plot_confusion
 from garbage_clf.analysis.curves import plot_curves
@@ -94,7 +94,7 @@ def threshold_text(
             'to be confident of any prediction.')
     else:
         text = (f'On the validation items, predictions with a confidence of {threshold:.2f} or more '
-            'were right so often that their true accuracy is at least 90 %, with 95 % confidence or a '
+            f"were right so often that their true accuracy is at least {labels.get('promised_accuracy', .9):.0%}, with 95 % confidence or a "
             'little less, since the threshold was chosen on the same items. The table shows how it did '
             'on this split.')
     for modality,t in labels.get('threshold_by_modality', {}).items():
@@ -104,15 +104,26 @@ def threshold_text(
     return text
 
 # %% ../../nbs/435_analysis.cells.ipynb #36d3903d
+def unfamiliar_text(
+    labels:dict # Of a run
+)->str: # One sentence
+    "What the out-of-distribution score of a run means"
+    if not labels.get('ood_threshold'): return 'It does not know what is unfamiliar: too few validation items, or no features to compare.'
+    return ('An item is unfamiliar if it lies further from the training items than 95 % of the validation items do: then the '
+        'model has not seen its like, and its answer may be one of things that it has no class for.')
+
 def confidence_cells(
     run:Run # A finished run
 )->list: # nbformat cells
     "How predictions above the confidence threshold did"
-    text = f"""## Confident predictions
+    text = f"""## When to believe it
 
-{threshold_text(run.labels)} `predict` marks all other predictions as not confident. `low` and
+{threshold_text(run.labels)} {unfamiliar_text(run.labels)} All other predictions are not confident. `low` and
 `high` are the ends of the 95 % interval of the accuracy."""
-    return [new_markdown_cell(text), new_code_cell('confidence_table(run, split)')]
+    return [
+        new_markdown_cell(text), new_code_cell('state_table(run, split)'),
+        new_markdown_cell('Was it right as often as it says? Below the diagonal the model promises too much.'),
+        new_code_cell("save_plot(plot_calibration(run, split), run, 'calibration')")]
 
 # %% ../../nbs/435_analysis.cells.ipynb #eb592b27
 def modality_cells()->list: # nbformat cells

@@ -52,10 +52,9 @@ def print_metrics(
 def _prediction_row(p):
     "A prediction as the columns of a table"
     row = dict(photo=p.image, text=p.text[:40])
-    if p.error: return dict(row, prediction='', probability='', confident='', bin='', note=p.error)
-    confident = 'yes' if p.confident else 'no'
-    return dict(
-        row, prediction=p.label, probability=f'{p.probability:.3f}', confident=confident, bin=p.bin, note=p.note)
+    if p.error: return dict(row, prediction='', probability='', state='', bin='', note=p.error)
+    state = p.state.replace('_', ' ')
+    return dict(row, prediction=p.label, probability=f'{p.probability:.3f}', state=state, bin=p.bin, note=p.note)
 
 # %% ../../nbs/524_commands.show.ipynb #53338cf7
 def print_predictions(

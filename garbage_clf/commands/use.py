@@ -64,7 +64,8 @@ def predict(
     texts = _requested_texts(args)
     from garbage_clf.bins import read_rules
     from garbage_clf.train.run import Run
-    from garbage_clf.use.predict import NO_TEXTS, Predictor
+    from garbage_clf.use.predict import Predictor
+    from garbage_clf.use.prediction import NO_TEXTS
     rules = read_rules(args.rules) if args.rules else None
     run = Run(args.run)
     if texts is not None and 'text' not in run.labels['modalities']: raise WorkbookError(NO_TEXTS)

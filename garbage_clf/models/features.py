@@ -7,7 +7,7 @@ __all__ = ['weights_digest', 'Extractor', 'photo_features']
 
 # %% ../../nbs/230_models.features.ipynb #5fe2f2eb
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from ..data.download import photo_digests
 from ..data.pixels import name_copies, photo_pixels
 from ..data.store import Store
 from .inference import predict_batches, tta_view
-from .layers import Backbone
+from .layers import Backbone, SideBySide, even
 from .precision import precision
 
 # %% ../../nbs/230_models.features.ipynb #dcb6198e
@@ -80,11 +80,17 @@ def _maker(extractor, paths, digests, view, unreadable):
         yield from _blocks(good, predict_batches(extractor.net, batches, extractor.device))
     return make
 
+def _features_side_by_side(extractor, paths):
+    "Features of each backbone from its own store"
+    found = [photo_features(replace(extractor, net=part), paths) for part in extractor.net.body.parts]
+    return torch.cat([even(f) for f,_ in found], -1),found[0][1]
+
 def photo_features(
     extractor:Extractor, # The backbone, size, device and views
     paths # N photo files
 )->tuple[torch.Tensor,dict[str,str]]: # M x views x features of the readable ones; path to reason for the others
     "Features of photos, from the store or computed now"
+    if isinstance(extractor.net.body, SideBySide): return _features_side_by_side(extractor, paths)
     paths,unreadable,found = [str(p) for p in paths],{},[]
     digests = photo_digests(paths)
     keys = [d or f'no file {p}' for d,p in zip(digests, paths)]

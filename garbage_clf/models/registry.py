@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..core import WorkbookError, choose, log
-from .layers import Backbone, ImageClassifier, make_head
+from .layers import Backbone, ImageClassifier, make_head, side_by_side
 from .weights import find_weights
 
 # %% ../../nbs/220_models.registry.ipynb #2ee3ba5f
@@ -76,9 +76,12 @@ def register_model(
 
 # %% ../../nbs/220_models.registry.ipynb #15d06fe8
 def check_model_name(
-    name:str # A backbone's
+    name:str # A backbone's, or several with + between
 ):
     "An error if nothing is known by this name"
+    if '+' in name:
+        for part in name.split('+'): check_model_name(part)
+        return
     if name in REGISTERED or name in BACKBONES: return
     import timm
     if timm.is_model(name): return
@@ -86,13 +89,14 @@ def check_model_name(
     choose(name, [*REGISTERED, *BACKBONES], what)
 
 def make_backbone(
-    name:str, # One of `BACKBONES`, registered, or any name of timm's
+    name:str, # One of `BACKBONES`, registered, or any name of timm's; several with + between
     pretrained:bool=True, # Start from ImageNet weights; networks from scratch have none and need False
     size:int=224, # Height and width of a photo, pixels; matters for networks from scratch and registered ones
     gray:bool=False # Grayscale; networks from scratch only
 )->Backbone: # Without a head
     "A backbone by name"
     check_model_name(name)
+    if '+' in name: return side_by_side([make_backbone(part, pretrained, size, gray) for part in name.split('+')])
     from_scratch = name in FROM_SCRATCH
     if from_scratch and pretrained:
         raise WorkbookError(f'there are no pretrained weights of {name}: choose --pretrained false')
@@ -122,6 +126,7 @@ def resolve_backbone(
     pretrained:bool # Whether its weights are wanted
 )->str: # The name, or that of the other set of weights that is on disk
     "Which of a backbone's sets of weights a training starts from"
+    if '+' in name: return '+'.join(resolve_backbone(part, pretrained) for part in name.split('+'))
     other = WEIGHT_FALLBACKS.get(name)
     if not (pretrained and other): return name
     if find_weights(name) or not find_weights(other): return name

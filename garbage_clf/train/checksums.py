@@ -12,9 +12,10 @@ from ..core import WorkbookError, log, write_json
 from ..data.download import sha256
 from .model import TEXT_FILES
 from .recipe import modalities
+from .trust import BANK_FILE
 
 # %% ../../nbs/368_train.checksums.ipynb #774874f5
-DECISIVE = ('model.safetensors','labels.json','recipe.json',*TEXT_FILES)
+DECISIVE = ('model.safetensors',BANK_FILE,'labels.json','recipe.json',*TEXT_FILES)
 FIGURES = ('items.csv','evaluation_results.csv','metrics.json','confusion_matrix.csv','training_stats.csv')
 NEW_RECIPE = '.recipe.json.new'
 

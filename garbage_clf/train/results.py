@@ -6,6 +6,7 @@
 __all__ = ['results_table', 'source_metrics', 'results_metrics']
 
 # %% ../../nbs/367_train.results.ipynb #249421bf
+import numpy as np
 import pandas as pd
 import torch
 
@@ -15,13 +16,15 @@ from ..metrics import classification_metrics, wilson
 def results_table(
     items:pd.DataFrame, # N items that were evaluated
     probs:torch.Tensor, # Their probabilities, N x C
-    classes:list[str] # Names of the columns, C
-)->pd.DataFrame: # image, text, split, source, actual, predicted, and a probability for each class
+    classes:list[str], # Names of the columns, C
+    ood_score=None # How unfamiliar they are, N; None where it is not known
+)->pd.DataFrame: # image, text, split, source, actual, predicted, ood_score, and a probability for each class
     "Predictions beside the actual labels"
     predicted = [classes[i] for i in probs.argmax(1)]
     columns = ['image','text','split','source']
     df = items[columns].assign(actual=items.label, predicted=predicted).reset_index(drop=True)
-    probabilities = {f'probability_{c}': probs[:,i].numpy().round(6) for i,c in enumerate(classes)}
+    df['ood_score'] = np.nan if ood_score is None else np.round(ood_score, 4)
+    probabilities = {f'probability_{c}': np.asarray(probs[:,i]).round(6) for i,c in enumerate(classes)}
     return df.assign(**probabilities)
 
 # %% ../../nbs/367_train.results.ipynb #c58c632e

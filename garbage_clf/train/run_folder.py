@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..core import WorkbookError
 from .model import TEXT_FILES
+from .trust import BANK_FILE
 
 # %% ../../nbs/378_train.run_folder.ipynb #9a6456d9
 def _check_own(out):
@@ -29,7 +30,7 @@ def _refuse_finished(out):
 
 RUN_FILES = ('items.csv','training_stats.csv','training_losses.csv','evaluation_results.csv','confusion_matrix.csv',
     'metrics.json','labels.json','model.safetensors','training.json','recipe.json','rules.yaml','report.html',
-    'report.ipynb','plots',*TEXT_FILES)
+    'report.ipynb','plots',BANK_FILE,*TEXT_FILES)
 
 def new_folder(
     out:Path|str # Folder for a run that is to be trained

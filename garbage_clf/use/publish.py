@@ -17,13 +17,14 @@ from ..files import copy_file
 from ..metrics import metrics_line
 from ..train.checksums import check_files, check_pair
 from ..train.model import TEXT_FILES
+from ..train.trust import BANK_FILE
 from ..train.recipe import architecture
 from ..train.run import Run
 from .card import PLOT, card
 
 # %% ../../nbs/508_use.publish.ipynb #8d0e1077
 FILES = ('model.safetensors','recipe.json','labels.json','metrics.json','confusion_matrix.csv','training_stats.csv')
-OPTIONAL_FILES = (*TEXT_FILES,'training.json','rules.yaml')
+OPTIONAL_FILES = (*TEXT_FILES,BANK_FILE,'training.json','rules.yaml')
 
 # %% ../../nbs/508_use.publish.ipynb #d85e7a07
 def write_card(
