@@ -89,7 +89,7 @@ def atomic_folder(
         with suppress(OSError): path.with_name(f'.{path.name}.lock').unlink() # Whoever comes now finds `path`
 
 # %% ../nbs/015_cache.ipynb #20761f35
-KEPT = ('rows-*/*','facts-*.sqlite','weights','datasets','trashnet','sample-*-*-*','machine.json')
+KEPT = ('rows-*/*','facts-*.sqlite','weights','models','datasets','trashnet','sample-*-*-*','machine.json')
 
 def _is_ours(root):
     "Whether a folder carries the tag, or is the one that older versions made"

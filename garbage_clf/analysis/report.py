@@ -6,7 +6,7 @@
 __all__ = ['PAGE_STYLE', 'METADATA', 'run_cell', 'report']
 
 # %% ../../nbs/440_analysis.report.ipynb #3a87a621
-import warnings
+import os, warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -104,10 +104,11 @@ def report(
     except (KeyError,ValueError,TypeError,IndexError) as e:
         raise WorkbookError(f'the report of {run.path} stopped: {type(e).__name__}: {e}') from e
     nb = new_notebook(cells=cells, metadata=METADATA)
-    notebook = run.path/'report.ipynb'
+    notebook,new = run.path/'report.ipynb',run.path/'.report.ipynb.new'
     page = run.path/'report.html'
+    write_text(new, nbformat.writes(nb)) # Before the old one is moved: the disk may be full
     _keep_old(notebook)
-    write_text(notebook, nbformat.writes(nb))
+    os.replace(new, notebook)
     write_text(page, _to_html(nb))
     log.info('report in %s', page)
     return page

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DUPLICATE_SIMILARITY', 'MAX_DUPLICATES', 'CROWDED_SIMILARITY', 'PLAIN_CONTRAST', 'PAIRS', 'similar_hashes',
-           'similarity', 'near_pairs', 'plain_words', 'duplicate_groups', 'group_duplicates', 'conflicting_photos']
+           'similarity', 'near_pairs', 'plain_words', 'duplicate_groups', 'has_near_duplicate', 'group_duplicates',
+           'conflicting_photos']
 
 # %% ../../nbs/130_data.duplicates.ipynb #0664df2a
 import os, unicodedata
@@ -170,6 +171,17 @@ def duplicate_groups(
     return given.fillna(('same '+first).where(component.duplicated(keep=False)))
 
 # %% ../../nbs/130_data.duplicates.ipynb #7227c52d
+def has_near_duplicate(
+    items:pd.DataFrame, # Items
+    others:pd.DataFrame # Items whose photos are there
+)->np.ndarray: # Bool, one for each of `items`
+    "Which items have a near-duplicate among others, directly or by way of near-duplicates of their own"
+    if not len(items) or not len(others): return np.zeros(len(items), bool)
+    both = pd.concat([others, items], ignore_index=True).assign(group=pd.NA)
+    facts = photo_facts(both)
+    group = duplicate_groups(both.astype({'group':'string'}), facts, near_pairs(facts))
+    return group[len(others):].isin(group[:len(others)].dropna()).to_numpy(dtype=bool)
+
 def group_duplicates(
     items:pd.DataFrame # Items
 )->pd.DataFrame: # The same, with a group for duplicates, and the SHA-256 of each photo

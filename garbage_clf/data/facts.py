@@ -18,7 +18,7 @@ from ..cache import cache_dir
 from ..core import log, progress
 from .download import sha256
 from .images import draft, is_rotated, shrink_early, to_rgb
-from .photo_files import decoding, open_photo
+from .photo_files import count_frames, decoding, open_photo
 from ..files import check_regular
 
 # %% ../../nbs/128_data.facts.ipynb #c9bc09ec
@@ -74,10 +74,9 @@ def _bit_depth(im):
 # %% ../../nbs/128_data.facts.ipynb #36d47056
 def _header(im, content):
     "What an opened photo says about itself"
-    frames = getattr(im, 'n_frames', 1) if im.format!='MPO' else 1
     rotated = is_rotated(im)
     return dict(bytes=len(content), format=im.format, mode=im.mode, width=im.width, height=im.height,
-        bit_depth=_bit_depth(im), frames=frames, transparent=bool(im.has_transparency_data), exif_rotated=rotated)
+        bit_depth=_bit_depth(im), frames=count_frames(im), transparent=bool(im.has_transparency_data), exif_rotated=rotated)
 
 # %% ../../nbs/128_data.facts.ipynb #e15b9c11
 def _truncated(im, rotated):

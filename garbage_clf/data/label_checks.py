@@ -17,9 +17,10 @@ LOOK_ALIKES = str.maketrans('аеорсухіјѕһԁԛвкмнтαβεικνο�
 def label_spelling(
     labels:pd.Series # Strings or missing
 )->pd.Series: # The same for spellings of one class
-    "Labels without differences of case, spaces, hyphens, and letters of other alphabets that look the same"
+    "Labels without differences of case, spaces, hyphens, .0, and letters of other alphabets that look the same"
     folded = labels.str.normalize('NFKC').str.casefold().map(lambda l: l.translate(LOOK_ALIKES), na_action='ignore')
-    return folded.str.replace(r'(?<=\w)[\s_-]+(?=\w)', ' ', regex=True)
+    whole = folded.str.replace(r'^(-?\d+)\.0+$', r'\1', regex=True) # 2.0 is 2
+    return whole.str.replace(r'(?<=\w)[\s_-]+(?=\w)', ' ', regex=True)
 
 # %% ../../nbs/144_data.label_checks.ipynb #d210bd93
 def label_counts(

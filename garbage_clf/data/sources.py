@@ -103,9 +103,10 @@ def map_labels(
         if isinstance(own, str): continue
         mine = items.source.eq(source).fillna(False)
         labels = labels.mask(mine, items.label.replace(for_all|own))
-    gone = labels.isin(['','null','~'])
+    gone = labels.isin(['','null','~']) & labels.ne(items.label)
     if gone.any():
         names = ', '.join(sorted(set(items.label[gone])))
         log.warning('%d of %d items are left out by the mapping (%s)', gone.sum(), len(items), names)
+    if gone.all(): raise WorkbookError('the mapping leaves out every item: nothing is left')
     out = items.assign(label=labels)[~gone]
     return to_items(out)

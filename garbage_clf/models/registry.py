@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..core import WorkbookError, choose, log
-from .layers import Backbone, ImageClassifier, make_head, side_by_side
+from .layers import Backbone, ImageClassifier, make_head, own_backbone, side_by_side
 from .weights import find_weights
 
 # %% ../../nbs/220_models.registry.ipynb #2ee3ba5f
@@ -51,13 +51,13 @@ REGISTERED = {} # Name to a function that builds a module
 
 def _as_backbone(net, size):
     "A module as a `Backbone`; its feature length is measured with one black photo"
-    if isinstance(net, Backbone): return net
+    if isinstance(net, Backbone): return own_backbone(net)
     with torch.no_grad(): features = net.eval()(torch.zeros(1, 3, size, size))
     if not isinstance(features, torch.Tensor) or features.ndim!=2:
         shape = getattr(features, 'shape', type(features).__name__)
         raise WorkbookError(f'a model has to return features of shape B x D, not {tuple(shape)}: '
             'add a pooling layer and nn.Flatten()')
-    return Backbone(net, features.shape[1])
+    return own_backbone(Backbone(net, features.shape[1]))
 
 def register_model(
     name:str, # To be used as `model` in a recipe

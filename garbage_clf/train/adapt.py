@@ -15,8 +15,7 @@ import pandas as pd
 import torch
 
 from ..core import WorkbookError, log, log_to, pick_device
-from ..data.duplicates import near_pairs
-from ..data.facts import photo_facts
+from ..data.duplicates import has_near_duplicate
 from ..data.inputs import ModelInputs
 from ..data.items import to_items
 from ..data.prepare import check_spelling, group_items
@@ -41,12 +40,8 @@ def _is_held_out(photos, own):
     "Which photos are near-duplicates of the validation and test photos of a run"
     held = own[own.split.isin(['valid','test']) & own.image.notna()]
     held = held[[os.path.isfile(p) for p in held.image]]
-    facts = photo_facts(pd.concat([held, photos], ignore_index=True))
-    pairs = near_pairs(facts)
-    near = set(pairs.b[pairs.is_duplicate & (pairs.a<len(held)) & (pairs.b>=len(held))]-len(held))
-    near |= set(pairs.a[pairs.is_duplicate & (pairs.b<len(held)) & (pairs.a>=len(held))]-len(held))
     known = set(own.sha256[own.split.isin(['valid','test'])].dropna()) if 'sha256' in own else set()
-    return np.array([i in near or d in known for i,d in enumerate(photos.sha256)], bool)
+    return has_near_duplicate(photos, held) | photos.sha256.isin(known).to_numpy(dtype=bool)
 
 def new_items(
     run:Run, # A finished run

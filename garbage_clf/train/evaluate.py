@@ -19,8 +19,8 @@ from ..core import WorkbookError, log, pick_device
 from ..memory import keep_freed_memory
 from ..data.inputs import ModelInputs, check_modalities
 from ..data.download import photo_digests
-from ..data.duplicates import near_pairs, plain_words
-from ..data.facts import photo_facts
+from ..data.duplicates import has_near_duplicate, plain_words
+from ..data.prepare import warn_repeated
 from .fit import tta_options
 from .outputs import Outputs, network_outputs
 from .results import results_metrics, results_table
@@ -97,9 +97,7 @@ def _without_near_duplicates(items, own):
             'are not looked for', len(trained)-len(here), len(trained))
     photos = items[items.image.notna()]
     if not len(here) or not len(photos): return items
-    pairs = near_pairs(photo_facts(pd.concat([here, photos], ignore_index=True)))
-    pairs = pairs[pairs.is_duplicate & (pairs.a<len(here)) & (pairs.b>=len(here))]
-    near = photos.index[(pairs.b-len(here)).unique()]
+    near = photos.index[has_near_duplicate(photos, here)]
     if len(near):
         log.warning('%d of %d items are left out: near-duplicates of photos that the run was trained on',
             len(near), len(items))
@@ -146,6 +144,7 @@ def held_out_items(
     items = _without_training_photos(items.reset_index(drop=True), own)
     if 'image' in run.labels['modalities']: items = _without_near_duplicates(items.reset_index(drop=True), own)
     _check_labels(items, run.labels['classes'])
+    warn_repeated(items)
     return items
 
 # %% ../../nbs/385_train.evaluate.ipynb #76bb261b

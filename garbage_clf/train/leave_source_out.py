@@ -11,8 +11,9 @@ import tempfile
 import pandas as pd
 
 from ..core import WorkbookError, log
+from ..data.download import photo_digests
 from ..metrics import wilson
-from .checksums import add_figures
+from .checksums import add_figures, check_files
 from .fit import fit
 from .results import source_metrics
 from .run import Run
@@ -38,6 +39,15 @@ def without_source(
     return pd.concat([others, test[~unknown]], ignore_index=True).astype({'split':'string'})
 
 # %% ../../nbs/387_train.leave_source_out.ipynb #984decdc
+def _check_photos(items):
+    "Refuse photos that are not those that the run was trained and evaluated on"
+    if 'sha256' not in items: return
+    photos = items[items.sha256.notna() & items.image.notna()]
+    changed = photos.sha256!=pd.array(photo_digests(photos.image), dtype='string')
+    if changed.any():
+        raise WorkbookError(f'{changed.sum()} of {len(photos)} photos have changed or gone since the run was trained, such as '
+            f'{photos.image[changed].iloc[0]}: train again')
+
 def _test_results(run, items, device):
     "Results of a training on its test items"
     with tempfile.TemporaryDirectory() as folder:
@@ -52,6 +62,8 @@ def leave_source_out(
     device:str='auto' # 'auto', 'cpu', 'cuda', 'mps'
 )->dict: # n, accuracy, accuracy_ci of all sources together; and the same of each, as `by_source`
     "Accuracy on each source of a model that has not seen it"
+    check_files(run)
+    _check_photos(run.items)
     sources = sorted(run.items.source.dropna().unique())
     if len(sources)<2:
         raise WorkbookError(f'{run.path} was trained on one source, so none can be left out: train on several, joined with +')

@@ -16,7 +16,7 @@ from ..bins import read_rules
 from ..compat import upgrade
 from ..core import WorkbookError
 from ..data.pixels import photo_pixels
-from .checksums import DECISIVE, check_files, check_pair, warn_if_changed
+from .checksums import DECISIVE, check_files, check_pair, check_rules, warn_if_changed
 from .encode import recipe_inputs
 from .model import TextProcessor, create_model, load_text_processor
 from .recipe import Recipe
@@ -66,6 +66,7 @@ class Run:
     @cached_property
     def stats(self)->pd.DataFrame:
         "One row an epoch"
+        warn_if_changed(self, 'training_stats.csv')
         return read_csv(self.path/'training_stats.csv', numbers=STAT_COLUMNS)
     @cached_property
     def results(self)->pd.DataFrame:
@@ -82,6 +83,7 @@ class Run:
     @cached_property
     def rules(self)->dict|None:
         "The local bins that it was trained with; None for those of the package"
+        check_rules(self)
         path = self.path/'rules.yaml'
         return read_rules(path) if path.exists() else None
 

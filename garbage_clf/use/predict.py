@@ -19,6 +19,7 @@ from ..metrics import MIN_ITEMS
 from ..train.evaluate import run_outputs
 from ..train.run import Run, load_model
 from ..train.trust import states
+from .builtin import find_run
 from .inputs import collect_inputs, is_photo, name_photos
 from .prediction import Prediction, check_unused_modality, missing_input, predictions_frame
 
@@ -143,7 +144,7 @@ def __call__(self:Predictor,
 
 # %% ../../nbs/502_use.predict.ipynb #87daa188
 def predict(
-    run:Run|str|Path, # A finished run
+    run:Run|str|Path, # A finished run, or 'builtin'
     photos=(), # A photo (a path, bytes, an open file, a Pillow image, an array or a tensor), folder, pattern or table, or a list
     text=None, # A text for all photos, a list with a text for each, or texts alone
     as_frame:bool=False, # Return a DataFrame
@@ -151,6 +152,6 @@ def predict(
 )->list[Prediction]|pd.DataFrame: # One for each item, in order
     "Predictions of a run for photos, texts, or both"
     if isinstance(photos, (str,PurePath)) or is_photo(photos): photos = [photos]
-    predictor = Predictor(Run(run), **kwargs)
+    predictor = Predictor(find_run(run), **kwargs)
     preds = list(predictor(photos, text))
     return predictions_frame(preds) if as_frame else preds

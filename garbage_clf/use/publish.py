@@ -63,6 +63,8 @@ def model_folder(
     check_files(run)
     check_pair(run)
     if os.path.lexists(out): raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
+    if out.name.encode(errors='replace').decode()!=out.name:
+        raise WorkbookError(f'--out {ascii(out.name)}: the name is not valid UTF-8, choose another')
     plot = run.path/'plots'/'confusion_matrix.png'
     with atomic_folder(out) as new:
         if new is None: raise WorkbookError(f'{out} is there already: choose another --out, or move it away')

@@ -17,6 +17,7 @@ from ..data.items import to_items
 from ..models.features import Extractor, photo_features
 from ..train.evaluate import predict_inputs
 from ..train.run import Run, load_model
+from .builtin import find_run
 from .inputs import expand_paths
 
 # %% ../../nbs/503_use.suggest.ipynb #9abeb949
@@ -49,7 +50,10 @@ def choose_photos(
 def _new_photos(run, photos):
     "The files that the run does not have"
     photos = [photos] if isinstance(photos, (str,Path)) else photos
-    files = pd.Series(expand_paths(photos), dtype='string').drop_duplicates()
+    found = list(dict.fromkeys(map(str, expand_paths(photos))))
+    files = pd.Series([f for f in found if f.encode(errors='replace').decode()==f], dtype='string')
+    if len(files)<len(found):
+        log.warning('%d photos are left out: their names are not valid UTF-8, and no table can hold them', len(found)-len(files))
     has_items = (run.path/'items.csv').exists() # A published model has none
     own = run.items.get('sha256', pd.Series(dtype='string')).dropna() if has_items else []
     known = pd.Series(photo_digests(files), files.index, dtype='string').isin(own)
@@ -57,14 +61,14 @@ def _new_photos(run, photos):
     return files[~known].tolist()
 
 def suggest(
-    run:Run|str|Path, # A finished run that takes photos
+    run:Run|str|Path, # A finished run that takes photos, or 'builtin'
     photos, # A folder, a pattern, or a list of photo files
     n:int=20, # How many to suggest
     seed:int=42, # The same seed suggests the same photos
     device:str='auto' # 'auto', 'cpu', 'cuda', 'mps'
 )->pd.DataFrame: # image, label (to be filled in), predicted, probability; the most uncertain first
     "Photos to label, for a model that is to work where they come from"
-    run = Run(run)
+    run = find_run(run)
     if 'image' not in run.labels['modalities']:
         raise WorkbookError(f'{run.path} takes texts alone: give a run that takes photos')
     if n<1: raise WorkbookError(f'{n} photos to suggest: ask for at least 1')

@@ -1,0 +1,132 @@
+"""Measure recipes, adapting and suggesting on photos from other places, for the study `660_study.elsewhere`
+
+    python tools/measure_elsewhere.py TACO/items.csv ELSEWHERE
+
+Trains on TrashNet and TACO and measures on `shop`, `web` and `unknown` of the folder ELSEWHERE. Nothing is chosen by what
+it measures. Writes nbs/results/elsewhere-*.csv.
+"""
+import argparse, tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from garbage_clf.calibration import aurc, conformal_threshold, prediction_sets
+from garbage_clf.data.folders import from_photos
+from garbage_clf.data.inputs import ModelInputs
+from garbage_clf.data.read import read_items
+from garbage_clf.metrics import ece
+from garbage_clf.models.features import Extractor, photo_features
+from garbage_clf.train.adapt import known_items
+from garbage_clf.train.fit import fit
+from garbage_clf.train.linear_head import refit_head
+from garbage_clf.train.outputs import network_outputs
+from garbage_clf.train.recipes import get_recipe
+from garbage_clf.train.run import load_model
+from garbage_clf.train.trust import states
+from garbage_clf.use.suggest import choose_photos
+
+RESULTS = Path(__file__).parents[1]/'nbs'/'results'
+RECIPES = [('efficientnet-lite0-frozen',{}),('mobilenet-frozen',{}),('robust-frozen',{})]
+
+class Place:
+    "Photos of one place as features of a run's backbone, with labels"
+    def __init__(self, run, model, folder):
+        self.images = from_photos(folder).image.tolist()
+        self.labels = np.array([Path(p).parent.name for p in self.images])
+        f,_ = photo_features(Extractor(model.backbone, run.recipe.size, 'cpu', 64, run.recipe.tta), self.images)
+        views = [network_outputs(model.head, ModelInputs(f[:,v]), run.trust.banks) for v in range(run.recipe.tta)]
+        views[0].probs = sum(v.probs for v in views)/len(views)
+        self.features = f[:,0].numpy()
+        self.probs,self.score = run.trust.calibrated(views[0]),run.trust.ood_score(views[0])
+
+def row(predicted, actual, confidence, score, threshold):
+    "Accuracy, calibration and states of one set"
+    right = np.asarray(predicted)==np.asarray(actual)
+    state = states(confidence, score, threshold)
+    sure = state=='confident'
+    return dict(n=len(right), right=right.sum(), ece=ece(confidence, right), aurc=aurc(confidence, right),
+        confident=sure.sum(), right_when_confident=right[sure].sum(), unfamiliar=(state=='unfamiliar').sum())
+
+def run_rows(run, places):
+    "A row for each set"
+    classes,threshold = np.array(run.labels['classes']),run.labels['threshold']
+    test = run.results[run.results.split=='test']
+    for source,r in test.groupby('source'):
+        yield source,row(r.predicted, r.actual, r.filter(like='probability_').max(axis=1), r.ood_score, threshold)
+    for name,p in places.items():
+        yield name,row(classes[p.probs.argmax(1)], p.labels, p.probs.max(1), p.score, threshold)
+
+def measure_recipes(items, elsewhere, folder):
+    "Every recipe with three seeds; the run of robust-frozen with seed 42, and its places"
+    rows = []
+    for (name,changes),seed in [(r,s) for r in RECIPES for s in (1,2,42)]:
+        run = fit(items, get_recipe(name, seed=seed, **changes), f'{folder}/{name}-{seed}', 'cpu')
+        model = load_model(run)
+        places = {p: Place(run, model, Path(elsewhere)/p) for p in ('shop','web','unknown')}
+        for place,values in run_rows(run, places):
+            rows.append(dict(recipe=name, seed=seed, valid=run.metrics['valid']['accuracy'], place=place, **values))
+        print(pd.DataFrame(rows[-5:]).round(3).to_string(index=False), flush=True)
+    return pd.DataFrame(rows),run,model,places
+
+def rest_accuracy(known, place, chosen, classes):
+    "Accuracy on the other photos of a place, and on the old test photos, after adapting"
+    y = np.array([classes.index(l) for l in place.labels])
+    head = refit_head(known.training(classes), (place.features[chosen],y[chosen]), len(classes))
+    rest = np.setdiff1d(np.arange(len(y)), chosen)
+    test = (known.items.split.eq('test') & known.items.source.eq('trashnet')).to_numpy(dtype=bool)
+    with torch.inference_mode():
+        new = head(torch.from_numpy(place.features[rest])).argmax(1).numpy()==y[rest]
+        old = head(torch.from_numpy(known.features[test])).argmax(1).numpy()==known.items.label[test].map(classes.index)
+    return dict(rest=new.mean(), n_rest=len(rest), old_test=old.mean(), n_old=len(old))
+
+def measure_adapt(known, shop, classes):
+    "10 and 20 photos of each class, five draws"
+    rows = []
+    for n in (10,20):
+        for draw in range(5):
+            rng = np.random.default_rng(draw)
+            chosen = np.concatenate([rng.choice(np.flatnonzero(shop.labels==c), n, replace=False) for c in sorted(set(shop.labels))])
+            rows.append(dict(per_class=n, draw=draw, **rest_accuracy(known, shop, chosen, classes)))
+    return pd.DataFrame(rows)
+
+def measure_suggest(known, shop, classes):
+    "Suggested against random photos, five draws"
+    rows = []
+    for n in (10,20,40):
+        for draw in range(5):
+            ways = dict(random=np.random.default_rng(draw).choice(len(shop.labels), n, replace=False),
+                suggested=np.array(choose_photos(shop.features, shop.probs, n, seed=draw)))
+            for way,chosen in ways.items(): rows.append(dict(photos=n, draw=draw, way=way, **rest_accuracy(known, shop, chosen, classes)))
+    return pd.DataFrame(rows)
+
+def measure_sets(run):
+    "Coverage of 90 % prediction sets on TrashNet's test photos, over 100 random halves"
+    r = run.results[(run.results.source=='trashnet') & (run.results.split=='test')]
+    probs,actual = r.filter(like='probability_').to_numpy(),r.actual.map(run.labels['classes'].index).to_numpy()
+    rows = []
+    for seed in range(100):
+        order = np.random.default_rng(seed).permutation(len(r))
+        fit_,check = order[:len(r)//2],order[len(r)//2:]
+        sets = prediction_sets(probs[check], conformal_threshold(probs[fit_], actual[fit_]))
+        rows.append(dict(split=seed, covered=sets[np.arange(len(check)),actual[check]].mean(), size=sets.sum(1).mean()))
+    return pd.DataFrame(rows)
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('taco')
+    parser.add_argument('elsewhere')
+    args = parser.parse_args()
+    items = read_items(f'trashnet+{args.taco}')
+    with tempfile.TemporaryDirectory() as folder:
+        rows,run,model,places = measure_recipes(items, args.elsewhere, folder)
+        classes = run.labels['classes']
+        known = known_items(run, model, classes, 'cpu')
+        parts = dict(recipes=rows, adapt=measure_adapt(known, places['shop'], classes),
+            suggest=measure_suggest(known, places['shop'], classes), sets=measure_sets(run))
+    for name,table in parts.items():
+        table.round(6).to_csv(RESULTS/f'elsewhere-{name}.csv', index=False)
+        print(table.describe().round(3).to_string())
+
+if __name__=='__main__': main()
