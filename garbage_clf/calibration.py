@@ -56,7 +56,8 @@ def fit_temperature(
         return -np.log(likelihood.clip(1e-12)).sum()+((values-prior)**2).sum()/2
     prior = np.array([0.,PRIOR_SLOPE])
     found = minimize(loss, prior, bounds=[(-3,3),(0,3)]).x if len(probs) else prior
-    return Temperature(round(float(found[0]), 4), round(float(found[1]), 4) if known else 0.)
+    log,slope = found.round(4).tolist()
+    return Temperature(log, slope if known else 0.)
 
 # %% ../nbs/052_calibration.ipynb #147d12cd
 def reliability_table(
@@ -72,7 +73,8 @@ def reliability_table(
     for b in np.unique(bin_idx):
         right = correct[bin_idx==b]
         low,high = wilson(int(right.sum()), len(right))
-        name = f'{b/n_bins:.2g} to {(b+1)/n_bins:.2g}'
+        start,end = b/n_bins,(b+1)/n_bins
+        name = f'{start:.2g} to {end:.2g}'
         rows[name] = (len(right), confidence[bin_idx==b].mean(), right.mean(), low, high)
     columns = ['items','confidence','accuracy','low','high']
     return pd.DataFrame.from_dict(rows, orient='index', columns=columns).round(3)
@@ -98,8 +100,10 @@ def risk_coverage(
     correct # Whether the prediction was right, N booleans
 )->pd.DataFrame: # coverage and risk, each 0..1; N rows, the most confident item first
     "Share of mistakes among the most confident items, for each number of them"
-    order = np.argsort(-np.asarray(confidence, float), kind='stable')
-    wrong = ~np.asarray(correct, bool)[order]
+    confidence = np.asarray(confidence, float)
+    correct = np.asarray(correct, bool)
+    order = np.argsort(-confidence, kind='stable')
+    wrong = ~correct[order]
     n = np.arange(1, len(wrong)+1)
     return pd.DataFrame(dict(coverage=n/len(wrong), risk=wrong.cumsum()/n))
 
@@ -124,7 +128,8 @@ def conformal_threshold(
 )->float|np.ndarray: # 0..1; C of them with `by_class`
     "How probable a class has to be to enter a prediction set"
     probs,actual = np.asarray(probs, float),np.asarray(actual)
-    true = probs[np.arange(len(probs)),actual]
+    rows = np.arange(len(probs))
+    true = probs[rows,actual]
     if not by_class: return _quantile(true, level)
     return np.array([_quantile(true[actual==c], level) for c in range(probs.shape[1])])
 
@@ -135,5 +140,6 @@ def prediction_sets(
     "Which classes an item may well be"
     probs = np.asarray(probs, float)
     sets = probs>=threshold
-    sets[np.arange(len(probs)),probs.argmax(1)] = True
+    rows = np.arange(len(probs))
+    sets[rows,probs.argmax(1)] = True
     return sets

@@ -18,7 +18,7 @@ from garbage_clf.data.inputs import ModelInputs
 from garbage_clf.data.read import read_items
 from garbage_clf.metrics import ece
 from garbage_clf.models.features import Extractor, photo_features
-from garbage_clf.train.adapt import known_items
+from garbage_clf.train.known import known_items
 from garbage_clf.train.fit import fit
 from garbage_clf.train.linear_head import refit_head
 from garbage_clf.train.outputs import network_outputs
@@ -70,35 +70,35 @@ def measure_recipes(items, elsewhere, folder):
         print(pd.DataFrame(rows[-5:]).round(3).to_string(index=False), flush=True)
     return pd.DataFrame(rows),run,model,places
 
-def rest_accuracy(known, place, chosen, classes):
+def rest_accuracy(known, place, chosen):
     "Accuracy on the other photos of a place, and on the old test photos, after adapting"
-    y = np.array([classes.index(l) for l in place.labels])
-    head = refit_head(known.training(classes), (place.features[chosen],y[chosen]), len(classes))
+    y = np.array([known.classes.index(l) for l in place.labels])
+    head = refit_head(known.training, (place.features[chosen],y[chosen]), len(known.classes))
     rest = np.setdiff1d(np.arange(len(y)), chosen)
     test = (known.items.split.eq('test') & known.items.source.eq('trashnet')).to_numpy(dtype=bool)
     with torch.inference_mode():
         new = head(torch.from_numpy(place.features[rest])).argmax(1).numpy()==y[rest]
-        old = head(torch.from_numpy(known.features[test])).argmax(1).numpy()==known.items.label[test].map(classes.index)
+        old = head(torch.from_numpy(known.features[test])).argmax(1).numpy()==known.numbers(known.items.label[test])
     return dict(rest=new.mean(), n_rest=len(rest), old_test=old.mean(), n_old=len(old))
 
-def measure_adapt(known, shop, classes):
+def measure_adapt(known, shop):
     "10 and 20 photos of each class, five draws"
     rows = []
     for n in (10,20):
         for draw in range(5):
             rng = np.random.default_rng(draw)
             chosen = np.concatenate([rng.choice(np.flatnonzero(shop.labels==c), n, replace=False) for c in sorted(set(shop.labels))])
-            rows.append(dict(per_class=n, draw=draw, **rest_accuracy(known, shop, chosen, classes)))
+            rows.append(dict(per_class=n, draw=draw, **rest_accuracy(known, shop, chosen)))
     return pd.DataFrame(rows)
 
-def measure_suggest(known, shop, classes):
+def measure_suggest(known, shop):
     "Suggested against random photos, five draws"
     rows = []
     for n in (10,20,40):
         for draw in range(5):
             ways = dict(random=np.random.default_rng(draw).choice(len(shop.labels), n, replace=False),
                 suggested=np.array(choose_photos(shop.features, shop.probs, n, seed=draw)))
-            for way,chosen in ways.items(): rows.append(dict(photos=n, draw=draw, way=way, **rest_accuracy(known, shop, chosen, classes)))
+            for way,chosen in ways.items(): rows.append(dict(photos=n, draw=draw, way=way, **rest_accuracy(known, shop, chosen)))
     return pd.DataFrame(rows)
 
 def measure_sets(run):
@@ -122,9 +122,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         rows,run,model,places = measure_recipes(items, args.elsewhere, folder)
         classes = run.labels['classes']
-        known = known_items(run, model, classes, 'cpu')
-        parts = dict(recipes=rows, adapt=measure_adapt(known, places['shop'], classes),
-            suggest=measure_suggest(known, places['shop'], classes), sets=measure_sets(run))
+        known = known_items(run, model, classes)
+        parts = dict(recipes=rows, adapt=measure_adapt(known, places["shop"]),
+            suggest=measure_suggest(known, places["shop"]), sets=measure_sets(run))
     for name,table in parts.items():
         table.round(6).to_csv(RESULTS/f'elsewhere-{name}.csv', index=False)
         print(table.describe().round(3).to_string())

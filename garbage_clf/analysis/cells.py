@@ -88,13 +88,13 @@ def threshold_text(
     labels:dict # Of a run
 )->str: # One or two sentences
     "What the confidence threshold of a run means"
-    threshold = labels['threshold']
+    threshold,promised = labels['threshold'],labels.get('promised_accuracy', .9)
     if threshold is None:
         text = ('There are too few validation items, or too many mistakes among them, for this model '
             'to be confident of any prediction.')
     else:
         text = (f'On the validation items, predictions with a confidence of {threshold:.2f} or more '
-            f"were right so often that their true accuracy is at least {labels.get('promised_accuracy', .9):.0%}, with 95 % confidence or a "
+            f'were right so often that their true accuracy is at least {promised:.0%}, with 95 % confidence or a '
             'little less, since the threshold was chosen on the same items. The table shows how it did '
             'on this split.')
     for modality,t in labels.get('threshold_by_modality', {}).items():
@@ -108,9 +108,10 @@ def unfamiliar_text(
     labels:dict # Of a run
 )->str: # One sentence
     "What the out-of-distribution score of a run means"
-    if not labels.get('ood_threshold'): return 'It does not know what is unfamiliar: too few validation items, or no features to compare.'
-    return ('An item is unfamiliar if it lies further from the training items than 95 % of the validation items do: then the '
-        'model has not seen its like, and its answer may be one of things that it has no class for.')
+    if not labels.get('ood_threshold'):
+        return 'It does not know what is unfamiliar: too few validation items, or no features to compare.'
+    return ('An item is unfamiliar if it lies further from the training items than 95 % of the validation '
+        'items do: the model has not seen its like, and may have no class for it.')
 
 def confidence_cells(
     run:Run # A finished run

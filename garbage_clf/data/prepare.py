@@ -68,11 +68,13 @@ def warn_repeated(
         rows = items[items.split==part]
         photo = digests[rows.index]
         n = (photo+'\n'+rows.text.fillna('')).duplicated().sum()
-        if n: log.warning('%d of %d %s items repeat another one: intervals are narrower than they should be, keep one of each',
-            n, len(rows), part)
+        if n:
+            log.warning('%d of %d %s items repeat another one: intervals are narrower than they should be, keep one of '
+                'each', n, len(rows), part)
         several = rows.label.groupby(photo[photo!='']).transform('nunique')>1
-        if several.any(): log.warning('%d of %d %s items share a photo with an item of another label: not all can be right',
-            several.sum(), len(rows), part)
+        if several.any():
+            log.warning('%d of %d %s items share a photo with an item of another label: not all can be right',
+                several.sum(), len(rows), part)
 
 def prepare_items(
     items:pd.DataFrame, # With labels; a split is kept, or made

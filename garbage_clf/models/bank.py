@@ -24,10 +24,12 @@ def unit(
 def _centres(x, n):
     "At most `n` unit vectors that stand for the rows of x, the row nearest to each, and for how many it stands"
     from sklearn.cluster import KMeans
-    if len(x)<=n: return x,np.arange(len(x)),np.ones(len(x), int)
+    _,first,counts = np.unique(x.round(6), axis=0, return_index=True, return_counts=True)
+    if len(first)<=n: return x[first],first,counts
     clusters = KMeans(n, n_init=1, random_state=42).fit(x)
     centres = unit(clusters.cluster_centers_)
-    return centres,(centres@x.T).argmax(1),np.bincount(clusters.labels_, minlength=n)
+    nearest = (centres@x.T).argmax(1)
+    return centres,nearest,np.bincount(clusters.labels_, minlength=n)
 
 @dataclass
 class FeatureBank:

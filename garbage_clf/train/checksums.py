@@ -51,7 +51,7 @@ def check_rules(
     "Say that the rules for bins are not those of the training; an error if they are gone"
     if not _is_changed(run, RULES): return
     if not (run.path/RULES).exists():
-        raise WorkbookError(f'{run.path/RULES} is gone, and its bins with it: restore it, or name your rules with --rules')
+        raise WorkbookError(f'{run.path/RULES} is gone, and its bins with it: restore it, or name yours with --rules')
     log.warning('%s has changed since the run was trained: bins are those that it names now', run.path/RULES)
 
 def check_files(

@@ -76,11 +76,13 @@ def evaluate_task(
     if len(modalities(task.recipe))==2:
         outputs |= {m: task_outputs(task, keep_modality(inputs, m), banks) for m in ('image','text')}
     valid = items.split.eq('valid').to_numpy(dtype=bool)
-    trust = fit_trust(banks, {kind: o[valid] for kind,o in outputs.items()}, task.y[held_out].numpy()[valid])
-    tables = {kind: results_table(items, trust.calibrated(o), task.classes, trust.ood_score(o))
-        for kind,o in outputs.items()}
-    ablation = {m: t[t[m].notna()] for m,t in tables.items() if m!='all'}
-    return Evaluation(tables['all'], ablation, trust)
+    y = task.y[held_out].numpy()
+    trust = fit_trust(banks, {kind: o[valid] for kind,o in outputs.items()}, y[valid])
+    tables = {}
+    for kind,o in outputs.items():
+        table = results_table(items, trust.calibrated(o), task.classes, trust.ood_score(o))
+        tables[kind] = table if kind=='all' else table[table[kind].notna()]
+    return Evaluation(tables.pop('all'), tables, trust)
 
 # %% ../../nbs/380_train.fit.ipynb #ea336565
 def _megabytes(net): return sum(p.numel() for p in net.parameters())*4/1e6

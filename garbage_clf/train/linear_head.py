@@ -27,8 +27,11 @@ def fit_linear_head(
     x,y = np.asarray(features, np.float32),np.asarray(y)
     factor = LENGTH/max(np.linalg.norm(x, axis=1).mean(), 1e-12)
     lr = LogisticRegression(C=strength, max_iter=300).fit(x*factor, y, sample_weight=weights)
-    coef,bias = lr.coef_*factor,lr.intercept_
-    if len(coef)==1: coef,bias = np.vstack([-coef,coef])/2,np.hstack([-bias,bias])/2
+    coef = lr.coef_*factor
+    bias = lr.intercept_
+    if len(coef)==1: # Two classes
+        coef = np.vstack([-coef,coef])/2
+        bias = np.hstack([-bias,bias])/2
     head = make_head(x.shape[1], n_classes or int(y.max())+1, head='plain', dropout=0)
     with torch.no_grad():
         head[-1].weight.zero_()[lr.classes_] = torch.from_numpy(coef).float()
@@ -45,7 +48,9 @@ def refit_head(
     (x_old,y_old,w_old),(x_new,y_new) = old,new
     each = max(np.sum(w_old)/max(len(y_new), 1), 1.)
     weights = np.concatenate([w_old, np.full(len(y_new), each)])
-    return fit_linear_head(np.concatenate([x_old,x_new]), np.concatenate([y_old,y_new]), weights, n_classes)
+    x = np.concatenate([x_old,x_new])
+    y = np.concatenate([y_old,y_new])
+    return fit_linear_head(x, y, weights, n_classes)
 
 def cross_validated(
     old:tuple, # Features, class numbers and weights of the old items
@@ -60,5 +65,6 @@ def cross_validated(
     for k in np.unique(fold):
         inside = fold!=k
         head = refit_head(old, (x[inside],y[inside]), n_classes)
-        with torch.inference_mode(): probs[~inside] = head(torch.from_numpy(x[~inside]).float()).softmax(1).numpy()
+        rest = torch.from_numpy(x[~inside]).float()
+        with torch.inference_mode(): probs[~inside] = head(rest).softmax(1).numpy()
     return probs

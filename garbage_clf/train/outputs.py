@@ -7,7 +7,7 @@ __all__ = ['MAX_FEATURES', 'Outputs', 'network_outputs', 'fit_banks']
 
 # %% ../../nbs/363_train.outputs.ipynb #ae7086fd
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -32,14 +32,15 @@ class Outputs:
 
 def _batch_distances(banks, args):
     "Distances of a batch by modality, NaN where it is missing, and its nearest training rows"
-    features = dict(zip(banks, args))
-    present = args[2].numpy() if len(args)==3 else np.ones((len(args[0]),1), bool) # B x modalities
-    found,nearest = {},None
+    present = np.ones((len(args[0]),1), bool) # B x modalities
+    if len(args)==3: present = args[2].numpy()
+    found = {}
+    nearest = None
     for i,(modality,bank) in enumerate(banks.items()):
-        f = features[modality].numpy()
+        f = args[i].numpy()
         if f.ndim!=2 or f.shape[1]!=bank.prototypes.shape[1]:
-            raise WorkbookError(f'the feature bank is that of another model: it holds {bank.prototypes.shape[1]} numbers, '
-                f'and this model has {f.shape[-1]}')
+            raise WorkbookError('the feature bank is that of another model: its features have '
+                f'{bank.prototypes.shape[1]} numbers, and here they have {f.shape[-1]}')
         far,rows = distances(bank, f)
         found[modality] = np.where(present[:,i], far, np.nan)
         nearest = rows if nearest is None else np.where(present[:,:1], nearest, rows)
@@ -57,9 +58,13 @@ def network_outputs(
     with head_inputs(net, take) if banks else nullcontext():
         probs = predict_proba(net, inputs, **kwargs).numpy()
     if not batches: return Outputs(probs)
-    n = len(probs)
-    far = {m: np.concatenate([found[m] for found,_ in batches])[:n] for m in banks}
-    return Outputs(probs, far, np.concatenate([rows for _,rows in batches])[:n])
+    n = len(probs) # Of the first view
+    far = {}
+    for modality in banks:
+        parts = [found[modality] for found,_ in batches]
+        far[modality] = np.concatenate(parts)[:n]
+    nearest = np.concatenate([rows for _,rows in batches])
+    return Outputs(probs, far, nearest[:n])
 
 # %% ../../nbs/363_train.outputs.ipynb #477c6c74
 MAX_FEATURES = 4096 # Longer feature vectors are not kept
@@ -80,9 +85,12 @@ def fit_banks(
         if args[0].shape[1]<=MAX_FEATURES: batches.append(args)
     with head_inputs(net, take): predict_proba(net, inputs[mask], **kwargs)
     parts = [torch.cat(part).numpy() for part in zip(*batches)]
+    labels = y.numpy()[chosen]
     banks = {}
     for i,modality in enumerate(modalities if parts else []):
-        has = parts[2][:,i] if len(modalities)==2 else np.ones(len(chosen), bool)
-        bank = fit_bank(parts[i][has], y.numpy()[chosen][has])
-        banks[modality] = replace(bank, rows=chosen[has][bank.rows])
+        has = np.ones(len(chosen), bool)
+        if len(modalities)==2: has = parts[2][:,i]
+        bank = fit_bank(parts[i][has], labels[has])
+        bank.rows = chosen[has][bank.rows]
+        banks[modality] = bank
     return banks

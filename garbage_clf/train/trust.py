@@ -46,7 +46,9 @@ class Trust:
 
     def calibrated(self, outputs:Outputs)->np.ndarray:
         "Probabilities, N x C"
-        probs,kinds,score = outputs.probs.astype(float),self.kinds(outputs),self.ood_score(outputs)
+        probs = outputs.probs.astype(float)
+        kinds = self.kinds(outputs)
+        score = self.ood_score(outputs)
         for kind,t in self.temperature.items():
             rows = kinds==kind
             if rows.any(): probs[rows] = scale(probs[rows], t.at(score[rows]))
@@ -68,11 +70,13 @@ def fit_trust(
     "Choose thresholds and temperatures on validation items"
     trust = Trust(banks, _ood_thresholds(outputs['all']))
     for kind,found in outputs.items():
-        has = ~np.isnan(found.distance[kind]) if kind in found.distance and kind!='all' else np.ones(len(actual), bool)
+        has = np.ones(len(actual), bool)
+        if kind in found.distance: has = ~np.isnan(found.distance[kind])
         part = found[has]
-        score = trust.ood_score(part) if trust.ood_threshold else None
-        trust.temperature[kind] = t = fit_temperature(part.probs, actual[has], score)
-        probs = scale(part.probs, t.at(np.zeros(len(part.probs)) if score is None else score))
+        score = trust.ood_score(part)
+        t = fit_temperature(part.probs, actual[has], score if trust.ood_threshold else None)
+        probs = scale(part.probs, t.at(score))
+        trust.temperature[kind] = t
         trust.set_threshold[kind] = round(conformal_threshold(probs, actual[has]), 6)
     return trust
 
@@ -85,8 +89,9 @@ def choose_threshold(
     ood_score # Their scores, N; NaN where it is not known
 )->tuple[float|None,float]: # Threshold, 0..1, None where nothing can be promised; and the accuracy that is promised
     "From which probability on familiar items are predicted right"
-    is_familiar = ~(np.asarray(ood_score, float)>1)
-    confidence,correct = np.asarray(confidence)[is_familiar],np.asarray(correct)[is_familiar]
+    is_unfamiliar = np.asarray(ood_score, float)>1
+    confidence = np.asarray(confidence)[~is_unfamiliar]
+    correct = np.asarray(correct)[~is_unfamiliar]
     for promised in PROMISES:
         threshold = confidence_threshold(confidence, correct, promised)
         if threshold is not None: break
@@ -111,10 +116,11 @@ def with_states(
     "Results with whether to believe each of them"
     confidence = results.filter(like='probability_').max(axis=1)
     alone = labels.get('threshold_by_modality', {})
-    has = {modality: results[modality].notna() for modality in alone}
     threshold = pd.Series(labels['threshold'], results.index, dtype=float)
     for modality,other in (('image','text'),('text','image')):
-        if alone: threshold[has[modality] & ~has[other]] = alone[modality]
+        if not alone: continue
+        is_alone = results[modality].notna() & results[other].isna()
+        threshold[is_alone] = alone[modality]
     return results.assign(state=states(confidence, results.ood_score, threshold))
 
 # %% ../../nbs/366_train.trust.ipynb #7d008997
@@ -127,9 +133,10 @@ def save_banks(
     "Write `bank.safetensors`"
     tensors = {}
     for modality,bank in banks.items():
-        tensors[f'{modality}.prototypes'] = torch.from_numpy(np.asarray(bank.prototypes, np.float16))
-        for name in ('labels','sizes','rows'):
-            tensors[f'{modality}.{name}'] = torch.from_numpy(np.asarray(getattr(bank, name), np.int32))
+        for name,values in vars(bank).items():
+            kind = np.float16 if name=='prototypes' else np.int32
+            values = np.asarray(values, kind)
+            tensors[f'{modality}.{name}'] = torch.from_numpy(values)
     if tensors: write_tensors(Path(folder)/BANK_FILE, tensors)
 
 def trust_labels(

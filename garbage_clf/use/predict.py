@@ -62,7 +62,7 @@ class Predictor:
         for k,i in enumerate(good.index):
             self._fill(preds[i], outputs.probs[k])
             self._judge(preds[i], scores[k], unknown[i])
-            if preds[i].state=='unfamiliar' and outputs.nearest is not None: self._show_nearest(preds[i], outputs.nearest[k])
+            if preds[i].state=='unfamiliar': self._show_nearest(preds[i], outputs.nearest[k])
         return preds
 
     def _read(self, rows):

@@ -53,7 +53,8 @@ def _new_photos(run, photos):
     found = list(dict.fromkeys(map(str, expand_paths(photos))))
     files = pd.Series([f for f in found if f.encode(errors='replace').decode()==f], dtype='string')
     if len(files)<len(found):
-        log.warning('%d photos are left out: their names are not valid UTF-8, and no table can hold them', len(found)-len(files))
+        n = len(found)-len(files)
+        log.warning('%d photos are left out: their names are not valid UTF-8, and no table can hold them', n)
     has_items = (run.path/'items.csv').exists() # A published model has none
     own = run.items.get('sha256', pd.Series(dtype='string')).dropna() if has_items else []
     known = pd.Series(photo_digests(files), files.index, dtype='string').isin(own)
