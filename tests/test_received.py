@@ -213,7 +213,7 @@ def test_an_export_copies_nothing_from_outside(run, tmp_path):
 
 def test_rules_are_there_before_the_run_is_finished(trained, tmp_path, monkeypatch):
     "A kill right after the training leaves a run with its rules, or none"
-    import garbage_clf.train.run as module
+    import garbage_clf.train.write_run as module
     rules = 'bins: {Brown: brown}\nrules: {glass: Brown, metal: Brown, paper: Brown}\n'
     items = trained.items.drop(columns='sha256', errors='ignore')
     items.attrs['rules'] = rules

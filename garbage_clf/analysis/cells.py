@@ -121,9 +121,8 @@ def confidence_cells(
 
 {threshold_text(run.labels)} {unfamiliar_text(run.labels)} All other predictions are not confident. `low` and
 `high` are the ends of the 95 % interval of the accuracy."""
-    return [
-        new_markdown_cell(text), new_code_cell('state_table(run, split)'),
-        new_markdown_cell('Was it right as often as it says? Below the diagonal the model promises too much.'),
+    says = 'Was it right as often as it says? Below the diagonal the model promises too much.'
+    return [new_markdown_cell(text), new_code_cell('state_table(run, split)'), new_markdown_cell(says),
         new_code_cell("save_plot(plot_calibration(run, split), run, 'calibration')")]
 
 # %% ../../nbs/435_analysis.cells.ipynb #eb592b27

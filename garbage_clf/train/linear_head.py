@@ -20,7 +20,7 @@ def fit_linear_head(
     y, # Class numbers, N
     weights=None, # How much each item counts, N; None for equally
     n_classes:int=None, # Number of scores; None for as many as there are in `y`
-    strength:float=1. # scikit-learn's C, the inverse of the regularization strength
+    strength:float=.1 # scikit-learn's C, the inverse of the regularization strength
 )->nn.Sequential: # A linear head
     "A logistic regression as a head"
     from sklearn.linear_model import LogisticRegression

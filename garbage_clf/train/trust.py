@@ -81,7 +81,7 @@ def fit_trust(
     return trust
 
 # %% ../../nbs/366_train.trust.ipynb #bc0a2328
-PROMISES = (.95,.9) # Accuracy of confident predictions, the best that validation items can show
+PROMISES = (.97,.95,.9) # Accuracy of confident predictions, the best that validation items can show
 
 def choose_threshold(
     confidence, # Probability of the predicted class of validation items, N values, 0..1
