@@ -114,11 +114,11 @@ def with_states(
     labels:dict # With the thresholds of a run
 )->pd.DataFrame: # With `state`
     "Results with whether to believe each of them"
-    confidence = results.filter(like='probability_').max(axis=1)
+    confidence = results[[f'probability_{c}' for c in labels['classes']]].max(axis=1)
     alone = labels.get('threshold_by_modality', {})
     threshold = pd.Series(labels['threshold'], results.index, dtype=float)
     for modality,other in (('image','text'),('text','image')):
-        if not alone: continue
+        if modality not in alone: continue
         is_alone = results[modality].notna() & results[other].isna()
         threshold[is_alone] = alone[modality]
     return results.assign(state=states(confidence, results.ood_score, threshold))
