@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .metrics import wilson
+from .metrics import confidence_bins, wilson
 from .plots import class_colors
 
 # %% ../nbs/052_calibration.ipynb #04260325
@@ -68,7 +68,7 @@ def reliability_table(
     "Confidence and accuracy, bin by bin"
     confidence = np.asarray(confidence, float)
     correct = np.asarray(correct, bool)
-    bin_idx = (confidence*n_bins).astype(int).clip(max=n_bins-1)
+    bin_idx = confidence_bins(confidence, n_bins)
     rows = {}
     for b in np.unique(bin_idx):
         right = correct[bin_idx==b]

@@ -41,8 +41,8 @@ def elsewhere_text(
     found = run.metrics.get('leave_source_out')
     if n_sources<2:
         return ('All items come from one place, and the figures above are for items like these. '
-            '**How right this model is on photos from elsewhere is not known**, and experience says: much less. Take 20 photos of your own or more, in a '
-            'folder for each class, and try `garbage-clf evaluate RUN FOLDER`; or train on several collections, joined with `+`.')
+            '**How right this model is on photos from elsewhere is not known**, and experience says: much less. '
+            'Take 20 photos of your own or more, in a folder for each class, and try `garbage-clf evaluate RUN FOLDER`; or train on several collections, joined with `+`.')
     if not found:
         return ('**How right this model is on photos from a place that it has not seen is not known.** '
             '`garbage-clf evaluate RUN --leave-source-out` trains it again without each source in turn, and measures it.')

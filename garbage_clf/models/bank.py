@@ -34,7 +34,7 @@ def _centres(x, n):
 @dataclass
 class FeatureBank:
     "Prototypes of the training features"
-    prototypes:np.ndarray # M x D, of unit length
+    prototypes:np.ndarray # M x D, at the mean length of the features
     labels:np.ndarray # Class number of each, M
     sizes:np.ndarray # How many items each stands for, M
     rows:np.ndarray # Training row nearest to each, M
@@ -56,12 +56,13 @@ def fit_bank(
     per_class:int=100 # Prototypes of a class, at most
 )->FeatureBank:
     "Prototypes of each class"
+    length = np.linalg.norm(features, axis=1).mean()
     x,labels = unit(features),np.asarray(labels)
     parts = []
     for c in np.unique(labels):
         own = np.flatnonzero(labels==c)
         centres,nearest,sizes = _centres(x[own], per_class)
-        parts.append((centres, np.full(len(centres), c), sizes, own[nearest]))
+        parts.append((centres*length, np.full(len(centres), c), sizes, own[nearest]))
     return FeatureBank(*(np.concatenate(part) for part in zip(*parts)))
 
 # %% ../../nbs/232_models.bank.ipynb #990a9b47
@@ -71,7 +72,7 @@ def distances(
     n_nearest:int=3 # How many training rows to name
 )->tuple[np.ndarray,np.ndarray]: # 0 (same direction) .. 2, N; training rows, N x n_nearest, the nearest first
     "How far items are from what a model was trained on"
-    cosines = unit(features)@bank.prototypes.astype(np.float32).T # N x M
+    cosines = unit(features)@unit(bank.prototypes).T # N x M
     order = np.argsort(-cosines, axis=1, kind='stable')[:,:n_nearest]
     nearest = bank.rows[order]
     return 1-cosines.max(1, initial=-1.),nearest

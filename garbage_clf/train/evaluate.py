@@ -20,7 +20,7 @@ from ..memory import keep_freed_memory
 from ..data.inputs import ModelInputs, check_modalities
 from ..data.download import photo_digests
 from ..data.duplicates import has_near_duplicate, plain_words
-from ..data.prepare import warn_repeated
+from ..data.prepare import changed_photos, item_digests, warn_repeated
 from .fit import tta_options
 from .outputs import Outputs, network_outputs
 from .results import results_metrics, results_table
@@ -54,16 +54,9 @@ def _own_items(run, items):
     log.warning('the run has no items.csv: nobody knows whether it was trained on some of these items')
     return items[:0]
 
-def _digests(items):
-    "SHA-256 of the photos of a run's items: as the run has kept it, else of the file; '' where there is none"
-    photos = items[items.image.notna()]
-    kept = photos.get('sha256', pd.Series(pd.NA, photos.index, dtype='string'))
-    unknown = kept.isna()
-    return kept.mask(unknown, pd.Series(photo_digests(photos.image[unknown]), photos.index[unknown], dtype='string'))
-
 def _photo_splits(own):
     "SHA-256 of a photo to its split in the run; of two the one that saw more"
-    digests = _digests(own)
+    digests = item_digests(own)
     gone = digests.eq('') & own.split.reindex(digests.index).isin(['train','valid'])
     if gone.any():
         log.warning('%d photos for training and validation are gone, and the run has not kept what was in them: nobody '
@@ -115,11 +108,10 @@ def _warn_changed(items):
     if known:
         log.warning('%d of %d held-out items have a photo that the run was trained on: the metrics are too good by those',
             known, len(items))
-    photos = items[items.sha256.notna() & items.image.notna()]
-    changed = photos.sha256!=pd.array(photo_digests(photos.image), dtype='string')
-    if changed.any():
+    n_changed = len(changed_photos(items))
+    if n_changed:
         log.warning('%d of %d photos have changed since the run was trained: these metrics are about what they show now',
-            changed.sum(), len(photos))
+            n_changed, items.image.notna().sum())
 
 # %% ../../nbs/385_train.evaluate.ipynb #55acf9e9
 def _check_labels(items, classes):

@@ -73,7 +73,7 @@ class Known:
     def training(self)->tuple: # Features, class numbers and weights
         "What the head is fitted on"
         train = self.items.split.eq('train').to_numpy(dtype=bool)
-        if not train.any(): return self.bank.prototypes*10,self.bank.labels,self.bank.sizes.astype(float)
+        if not train.any(): return self.bank.prototypes,self.bank.labels,self.bank.sizes.astype(float)
         return self.features[train],self.numbers(self.items.label[train]),np.ones(train.sum())
 
 def head_features(

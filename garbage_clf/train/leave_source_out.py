@@ -11,8 +11,8 @@ import tempfile
 import pandas as pd
 
 from ..core import WorkbookError, log
-from ..data.download import photo_digests
-from ..metrics import wilson
+from ..data.prepare import changed_photos
+from ..metrics import accuracy_metrics
 from .checksums import add_figures, check_files
 from .fit import fit
 from .results import source_metrics
@@ -39,15 +39,6 @@ def without_source(
     return pd.concat([others, test[~unknown]], ignore_index=True).astype({'split':'string'})
 
 # %% ../../nbs/387_train.leave_source_out.ipynb #984decdc
-def _check_photos(items):
-    "Refuse photos that are not those that the run was trained and evaluated on"
-    if 'sha256' not in items: return
-    photos = items[items.sha256.notna() & items.image.notna()]
-    changed = photos.sha256!=pd.array(photo_digests(photos.image), dtype='string')
-    if changed.any():
-        raise WorkbookError(f'{changed.sum()} of {len(photos)} photos have changed or gone since the run was trained, such as '
-            f'{photos.image[changed].iloc[0]}: train again')
-
 def _test_results(run, items, device):
     "Results of a training on its test items"
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +54,10 @@ def leave_source_out(
 )->dict: # n, accuracy, accuracy_ci of all sources together; and the same of each, as `by_source`
     "Accuracy on each source of a model that has not seen it"
     check_files(run)
-    _check_photos(run.items)
+    changed = changed_photos(run.items)
+    if len(changed):
+        raise WorkbookError(f'{len(changed)} photos have changed or gone since the run was trained, such as '
+            f'{changed.iloc[0]}: train again')
     sources = sorted(run.items.source.dropna().unique())
     if len(sources)<2:
         raise WorkbookError(f'{run.path} was trained on one source, so none can be left out: train on several, joined with +')
@@ -75,7 +69,6 @@ def leave_source_out(
         found.append(_test_results(run, items, device))
     results = pd.concat(found, ignore_index=True)
     correct = results.actual==results.predicted
-    total = dict(n=len(correct), accuracy=float(correct.mean()), accuracy_ci=list(wilson(int(correct.sum()), len(correct))))
-    metrics = dict(total, by_source=source_metrics(results))
+    metrics = dict(accuracy_metrics(correct), by_source=source_metrics(results))
     add_figures(run, leave_source_out=metrics)
     return metrics

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..models.layers import make_head
+from ..models.tfidf import logistic_weights
 
 # %% ../../nbs/388_train.linear_head.ipynb #58244f31
 LENGTH = 10. # Mean length of a feature vector in the regression
@@ -27,14 +28,10 @@ def fit_linear_head(
     x,y = np.asarray(features, np.float32),np.asarray(y)
     factor = LENGTH/max(np.linalg.norm(x, axis=1).mean(), 1e-12)
     lr = LogisticRegression(C=strength, max_iter=300).fit(x*factor, y, sample_weight=weights)
-    coef = lr.coef_*factor
-    bias = lr.intercept_
-    if len(coef)==1: # Two classes
-        coef = np.vstack([-coef,coef])/2
-        bias = np.hstack([-bias,bias])/2
+    coef,bias = logistic_weights(lr)
     head = make_head(x.shape[1], n_classes or int(y.max())+1, head='plain', dropout=0)
     with torch.no_grad():
-        head[-1].weight.zero_()[lr.classes_] = torch.from_numpy(coef).float()
+        head[-1].weight.zero_()[lr.classes_] = torch.from_numpy(coef*factor).float()
         head[-1].bias.fill_(-20.)[lr.classes_] = torch.from_numpy(bias).float() # Classes without an item
     return head.eval()
 

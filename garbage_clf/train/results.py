@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..metrics import classification_metrics, wilson
+from ..metrics import accuracy_metrics, classification_metrics
 
 # %% ../../nbs/367_train.results.ipynb #f29ccb8b
 def results_table(
@@ -34,8 +34,7 @@ def source_metrics(
     "Accuracy of each source with its 95 % interval"
     if results.source.nunique()<2: return {}
     correct = (results.actual==results.predicted).groupby(results.source)
-    return {source: dict(n=len(c), accuracy=float(c.mean()), accuracy_ci=list(wilson(int(c.sum()), len(c))))
-        for source,c in correct}
+    return {source: accuracy_metrics(c) for source,c in correct}
 
 def results_metrics(
     results:pd.DataFrame, # From `results_table`
