@@ -9,12 +9,10 @@ __all__ = ['PRIOR_SLOPE', 'scale', 'Temperature', 'fit_temperature', 'reliabilit
 # %% ../nbs/052_calibration.ipynb #fadf9fe1
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from .metrics import confidence_bins, wilson
-from .plots import class_colors
 
 # %% ../nbs/052_calibration.ipynb #04260325
 def scale(
@@ -81,8 +79,10 @@ def reliability_table(
 
 def plot_reliability(
     tables:dict[str,pd.DataFrame] # Name to `reliability_table`
-)->plt.Axes:
+)->'plt.Axes':
     "Accuracy over confidence with 95 % intervals"
+    import matplotlib.pyplot as plt
+    from garbage_clf.plots import class_colors
     fig,ax = plt.subplots(figsize=(4.4,4))
     ax.plot([0,1], [0,1], '--', color='grey', lw=1)
     for name,color in class_colors(tables).items():

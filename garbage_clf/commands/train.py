@@ -142,4 +142,4 @@ def demo(
     print('\nthree test items; then the first by its photo alone, and by its text alone:')
     print_predictions(preds, actual=actual)
     print('\nThe sample is drawn by code: these figures say that everything works, not how well it sees garbage.')
-    print('Next: garbage-clf train FOLDER --recipe mobilenet-frozen')
+    print('Next, with a photo of yours: garbage-clf predict PHOTO; and with a folder for each class: garbage-clf train FOLDER')

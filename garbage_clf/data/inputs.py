@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODALITIES', 'NOUNS', 'ADVICE_WITHOUT', 'WITHOUT', 'ModelInputs', 'keep_modality', 'make_tokens', 'presence',
-           'make_inputs', 'check_modalities']
+           'make_inputs', 'check_modalities', 'check_readable']
 
 # %% ../../nbs/166_data.inputs.ipynb #2aeeec48
 import numpy as np
@@ -150,3 +150,16 @@ def check_modalities(
     if n:
         raise WorkbookError(f'{n} of {len(items)} items have no {NOUNS[modality]}: {modality} recipes need one '
             f'for each ({ADVICE_WITHOUT[modality]})')
+
+# %% ../../nbs/166_data.inputs.ipynb #038a2fdf
+def check_readable(
+    items:pd.DataFrame, # With photos
+    unreadable:dict[str,str] # Path to reason
+):
+    "An error that names the photos that cannot be read, if there are any"
+    if not unreadable: return
+    reasons = list(unreadable.values())
+    n = items.image.isin(list(unreadable)).sum()
+    more = ' ...' if len(reasons)>3 else ''
+    raise WorkbookError(f'{n} of {len(items)} photos cannot be read: {"; ".join(reasons[:3])}{more}. Remove or replace '
+        'them and run again')

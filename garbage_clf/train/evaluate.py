@@ -17,15 +17,13 @@ from torch import nn
 
 from ..core import WorkbookError, log, pick_device
 from ..memory import keep_freed_memory
-from ..data.inputs import ModelInputs, check_modalities
+from ..data.inputs import ModelInputs, check_modalities, check_readable
 from ..data.download import photo_digests
 from ..data.duplicates import has_near_duplicate, plain_words
 from ..data.prepare import changed_photos, item_digests, warn_repeated
-from .fit import tta_options
-from .outputs import Outputs, network_outputs
+from .outputs import Outputs, network_outputs, tta_options
 from .results import results_metrics, results_table
 from .run import Run, load_model
-from .task import check_readable
 from .trust import with_states
 
 # %% ../../nbs/385_train.evaluate.ipynb #3596bdc6
