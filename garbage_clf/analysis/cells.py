@@ -105,7 +105,8 @@ def adapted_cells()->list: # nbformat cells
         new_markdown_cell("""## What adapting gained and lost
 
 The new photos are in the training split, and the row of `valid` above is about them too: for that
-row, each was predicted by a head that was fitted without it. They are few, so look at the interval."""),
+row, each was predicted by a head that was fitted without it, and no epoch was chosen. They are few,
+so look at the interval."""),
         new_code_cell('adapted_table(run.metrics)')]
 
 # %% ../../nbs/435_analysis.cells.ipynb #eb592b27

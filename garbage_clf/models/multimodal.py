@@ -144,6 +144,14 @@ class Late(nn.Module):
         total = (torch.stack(each, 1)*mask).sum(1) # B x n_classes
         return total/mask.sum(1).clamp(min=1)
 
+    @torch.no_grad()
+    def remove_priors(self,
+        own:torch.Tensor, # Share of each class among the items with a photo and among those with a text, 2 x n_classes
+        shares:torch.Tensor # Share of each class among all items, n_classes; all shares above 0
+    ):
+        "Let both classifiers speak for the class shares of all items instead of their own"
+        for classifier,prior in zip((self.image,self.text), own): classifier[2].bias -= (prior/shares).log().to(classifier[2].bias)
+
 # %% ../../nbs/280_models.multimodal.ipynb #c62ddd15
 FUSIONS = dict(concat=Concat, gated=Gated, attention=Attention, late=Late)
 

@@ -48,9 +48,10 @@ def predict_inputs(run, model, inputs, device='cpu'): # As for `run_outputs`
 # %% ../../nbs/385_train.evaluate.ipynb #220bd07a
 def _own_items(run, items):
     "The items of a run, as far as it says"
-    if (run.path/'items.csv').exists(): return run.items
-    log.warning('the run has no items.csv: nobody knows whether it was trained on some of these items')
-    return items[:0]
+    listed = (run.path/'items.csv').exists()
+    if not listed or run.training.get('unlisted'):
+        log.warning('the run does not list all items that it was trained on: nobody knows whether some of these are among them')
+    return run.items if listed else items[:0]
 
 def _photo_splits(own):
     "SHA-256 of a photo to its split in the run; of two the one that saw more"
@@ -159,6 +160,7 @@ def evaluate(
     are_own = items is None
     if are_own:
         items = run.items[run.items.split!='train']
+        if not len(items): raise WorkbookError(f'{run.path} has held out no items: give some to evaluate it on')
         _warn_changed(run.items)
     else: items = held_out_items(run, items)
     check_modalities(items, run.labels['modalities'], training=False)

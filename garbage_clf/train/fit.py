@@ -113,15 +113,30 @@ def _checkpoint(out, task):
     marks = {k: v for k,v in asdict(task.recipe).items() if k!='about'}
     return Checkpoint(out/'last'/'state.safetensors', of=dict(marks, items=digest), free=('batch_size','accumulate'))
 
+def _shares(y, n_classes):
+    "Share of each class, never 0"
+    counts = torch.bincount(y, minlength=n_classes)+1.
+    return counts/counts.sum()
+
+def _remove_priors(task):
+    "Class shares of photos and of texts out of a late fusion, where they differ"
+    train,n_classes = task.mask('train'),len(task.classes)
+    y,present = task.y[train],task.inputs[train].present
+    own = torch.stack([_shares(y[has], n_classes) for has in present.T])
+    task.net.head.remove_priors(own, _shares(y, n_classes))
+
 def train_task(
     task:TrainingTask, # With its network and inputs
     out:Path, # Of the run
     cbs=() # More fastai callbacks
 )->pd.DataFrame: # One row an epoch
     "Train a task"
-    if task.recipe.text!='tfidf': return train_epochs(task, _checkpoint(out, task), cbs)
-    if cbs: log.warning('tfidf has no epochs: callbacks and trackers are not called')
-    return fit_once(task)
+    if task.recipe.text=='tfidf':
+        if cbs: log.warning('tfidf has no epochs: callbacks and trackers are not called')
+        return fit_once(task)
+    stats = train_epochs(task, _checkpoint(out, task), cbs)
+    if len(modalities(task.recipe))==2 and task.recipe.fusion=='late': _remove_priors(task)
+    return stats
 
 # %% ../../nbs/380_train.fit.ipynb #cd3da416
 class _Timer:

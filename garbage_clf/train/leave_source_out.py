@@ -54,6 +54,9 @@ def leave_source_out(
 )->dict: # n, accuracy, accuracy_ci of all sources together; and the same of each, as `by_source`
     "Accuracy on each source of a model that has not seen it"
     check_files(run)
+    if 'adapted' in run.metrics:
+        raise WorkbookError(f'{run.path} is an adapted run, which cannot be trained anew: leave a source out of the run that it '
+            'was adapted from')
     changed = changed_photos(run.items)
     if len(changed):
         raise WorkbookError(f'{len(changed)} photos have changed or gone since the run was trained, such as '

@@ -53,11 +53,14 @@ def cross_validated(
     old:tuple, # Features, class numbers and weights of the old items
     new:tuple, # Features and class numbers of the new ones, N
     n_classes:int, # Number of scores
+    groups=None, # Of the new items, N; None for each item on its own
     n_folds:int=5 # Parts
-)->np.ndarray: # Probabilities of the new items, N x C, each by a head that has not seen it
+)->np.ndarray: # Probabilities of the new items, N x C, each by a head that has not seen it or its group
     "Probabilities of new items by heads that were fitted without them"
     x,y = new
-    fold = np.random.default_rng(42).permutation(len(y))%min(n_folds, len(y))
+    names,group = np.unique(np.arange(len(y)) if groups is None else groups, return_inverse=True) # group: N
+    fold = np.random.default_rng(42).permutation(len(names))%n_folds
+    fold = fold[group] # N
     probs = np.zeros((len(y),n_classes))
     for k in np.unique(fold):
         inside = fold!=k

@@ -100,6 +100,7 @@ class Training(_File):
     date:str = ''
     garbage_clf:str = ''
     machine:str = ''
+    unlisted:bool = False
     sha256:dict[str,str] = {}
 
 SCHEMAS = {'labels.json':Labels, 'metrics.json':Metrics, 'training.json':Training}

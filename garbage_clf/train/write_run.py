@@ -71,8 +71,10 @@ def _machine(device):
 
 def _training(task, folder):
     "What `training.json` says"
-    return dict(data=task.items.attrs.get('data', ''), date=f'{datetime.now():%Y-%m-%d %H:%M}', garbage_clf=__version__,
-        machine=_machine(task.device), sha256=checksums(folder))
+    attrs = task.items.attrs
+    made = dict(data=attrs.get('data', ''), date=f'{datetime.now():%Y-%m-%d %H:%M}', garbage_clf=__version__)
+    if attrs.get('unlisted'): made['unlisted'] = True # Trained on more than its items.csv says
+    return dict(made, machine=_machine(task.device), sha256=checksums(folder))
 
 def _write_csvs(folder, task, stats, results):
     write_text(folder/'items.csv', safe_csv(task.items))
