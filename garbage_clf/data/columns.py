@@ -67,8 +67,10 @@ USUAL = {name for names in COLUMN_NAMES.values() for name in names}
 def _is_photos(values): return values.str.lower().str.endswith(tuple(PHOTO_ENDINGS)).all()
 
 def _is_split(values):
-    parts = {split_of(v) for v in values.unique()}
-    return None not in parts and len(parts)>1
+    "Whether values are parts of a split; a few may be other words, such as `unused`, which is an error later"
+    counts = values.value_counts()
+    part = counts.index.map(split_of)
+    return part.nunique()>1 and (part.notna().all() or len(counts)<=6 and counts[part.notna()].sum()>=len(values)/2)
 
 def _by_content(df, named, where):
     "`named`, and with it columns of photos or split that have unusual names"
@@ -101,12 +103,20 @@ TRUTH = {'true':True, '1':True, '1.0':True, 'yes':True, 'false':False, '0':False
 FLAGS = {'is_train':'train', 'is_training':'train', 'is_training_image':'train', 'is_valid':'valid', 'is_val':'valid',
     'is_validation':'valid', 'is_test':'test'}
 
+def _truth(values): return values.astype('string').str.strip().str.lower().map(TRUTH)
+
+def _flag(df, column):
+    "The part of a split that a column of truth values stands for; None for none"
+    plain = _plain(column)
+    part = FLAGS.get(plain) or split_of(plain.removeprefix('is'))
+    return part if plain in FLAGS or _truth(df[column]).notna().all() else None
+
 def _from_flags(df, where):
     "A split from columns of truth values"
     split = pd.Series(pd.NA, df.index, dtype='string')
-    names = [FLAGS[_plain(c)] for c in df]
+    names = [_flag(df, c) for c in df]
     for c,part in zip(df, names):
-        truth = df[c].astype('string').str.strip().str.lower().map(TRUTH)
+        truth = _truth(df[c])
         if truth.isna().any(): raise WorkbookError(f'{where}: column `{c}` should be true or false in each row')
         if (split.notna() & truth.astype(bool)).any():
             raise WorkbookError(f'{where}: {" and ".join(df)} are true in the same row')
@@ -118,7 +128,7 @@ def _from_flags(df, where):
 def _flag_split(df, chosen, named, where):
     "A table with a column `split` made of flags such as fastai's `is_valid`, if it has some and no other split"
     once = df.columns[~df.columns.duplicated(keep=False)]
-    flags = [c for c in once if _plain(c) in FLAGS and c not in {**chosen, 'split':None}.values()]
+    flags = [c for c in once if c not in {**chosen, 'split':None}.values() and _flag(df, c)]
     if chosen.get('split') in flags: flags = [chosen['split']]
     elif not flags or 'split' in chosen or 'split' in named: return df,chosen
     names = ', '.join(f'`{c}`' for c in flags)
@@ -131,7 +141,7 @@ def _one_hot(df, chosen):
     "A table with a column `label` made of columns of 0 and 1, if it has such and no label"
     if 'label' in chosen: return df,chosen
     once = df.columns[~df.columns.duplicated(keep=False)]
-    free = [c for c in once if c not in chosen.values() and _plain(c) not in FLAGS]
+    free = [c for c in once if c not in chosen.values() and not _flag(df, c)]
     values = df[free].astype('string').apply(lambda c: c.str.strip().str.lower())
     rest = [c for c in free if values[c].isin(['0','1','0.0','1.0','false','true']).all()]
     ones = values[rest].isin(['1','1.0','true'])

@@ -79,6 +79,13 @@ def _other_columns(df, chosen):
     return [c for c in df.columns if c not in skip]
 
 # %% ../../nbs/107_data.frames.ipynb #e3dc0aa9
+def _without_bytes(df, where):
+    "The columns that do not hold bytes, such as encoded photos beside their names"
+    def holds_bytes(values): return values.dtype==object and any(isinstance(v, (bytes,bytearray)) for v in values[:1000])
+    binary = [holds_bytes(df.iloc[:,i]) and c not in COLUMNS for i,c in enumerate(df)]
+    if any(binary): log.warning('%s: columns of bytes are left out: %s', where, ', '.join(df.columns[binary]))
+    return df.loc[:,[not b for b in binary]]
+
 def from_frame(
     df:pd.DataFrame, # One row an item
     folder:Path|str='.', # The folder that file names start from
@@ -87,7 +94,7 @@ def from_frame(
     **columns:str # image=, text=, label=, split=, group=, source=: which column holds it; '' for none; text='a+b' for two
 )->pd.DataFrame: # Items
     "Items from a DataFrame with columns of any name"
-    df = df.rename(columns=lambda c: str(c).strip()).reset_index(drop=True)
+    df = _without_bytes(df.rename(columns=lambda c: str(c).strip()).reset_index(drop=True), where)
     df,chosen = find_columns(df, columns, where)
     try: own = to_items({part: df[c] for part,c in chosen.items()})
     except WorkbookError as e: raise WorkbookError(f'{where}: {e}') from e

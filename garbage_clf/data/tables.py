@@ -137,6 +137,9 @@ def _read_parquet(path):
         _check_width(len(file.schema_arrow))
         _check_cells(file.metadata.num_rows*len(file.schema_arrow))
         _check_size(sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)))
+        names = file.schema_arrow.names
+        twice = [name for name in names if names.count(name)>1]
+        if twice: raise ValueError(f'it has the column `{twice[0]}` twice: rename one of them')
         texts = [field.name for field in file.schema_arrow if types.is_string(field.type) or types.is_large_string(field.type)]
     parts,size = [],0
     with ParquetFile(path, read_dictionary=texts) as file:
@@ -195,6 +198,14 @@ def split_files(
     return parts if 'train' in parts.values() else {}
 
 # %% ../../nbs/108_data.tables.ipynb #e58cff8b
+def _with_split(items, path, parts):
+    "Items with the split of their file; what a table itself says holds where it does not contradict"
+    own = set(items.split.dropna())
+    if len(own)<2: return items.assign(split=parts[path])
+    if len(parts)==1 or (parts[path]=='train' and own=={'train','valid'}): return items.fillna({'split':parts[path]})
+    raise WorkbookError(f'{path.name} names the splits {", ".join(sorted(own))}, and {", ".join(p.name for p in parts if p!=path)} '
+        "lies beside it: say which holds, with split='' for the names of the files (on the command line --columns split=)")
+
 def from_tables(
     folder:Path|str, # Holds `train`, `valid` (or `val`) and `test`, each as a table
     photos:Path|str=None, # Where file names start and must stay; none for the folder itself and whole paths
@@ -204,5 +215,5 @@ def from_tables(
     parts = split_files(folder)
     if not parts:
         raise WorkbookError(f'no table called train in {folder}: it should hold train.csv, valid.csv and test.csv')
-    tables = [from_table(p, photos, **columns).assign(split=split) for p,split in parts.items()]
+    tables = [_with_split(from_table(p, photos, **columns), p, parts) for p in parts]
     return pd.concat(tables, ignore_index=True).astype({'split':'string'})

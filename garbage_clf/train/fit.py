@@ -27,6 +27,7 @@ from .run import Run
 from .run_folder import locked_folder, new_folder, resumable_folder
 from .task import TrainingTask, build_task, encode_task
 from .trust import fit_trust
+from .weight_average import average_with_pretrained
 from .write_run import Evaluation, write_run
 
 # %% ../../nbs/380_train.fit.ipynb #7602160d
@@ -136,6 +137,7 @@ def train_task(
         return fit_once(task)
     stats = train_epochs(task, _checkpoint(out, task), cbs)
     if len(modalities(task.recipe))==2 and task.recipe.fusion=='late': _remove_priors(task)
+    if task.recipe.wise_ft: average_with_pretrained(task)
     return stats
 
 # %% ../../nbs/380_train.fit.ipynb #cd3da416

@@ -88,6 +88,9 @@ class Recipe:
         (0,1e6), when='epochs')
     ema:float = option(0.,
         'Decay of the exponential moving average of the weights; 0 for none', (0,.99999), when='epochs')
+    wise_ft:float = option(0.,
+        'Share of the pretrained weights that the backbone gets back after fine-tuning (WiSE-FT), '
+        'with a linear head fitted anew; 0 for none', (0,1), when='unfrozen,photos,no texts')
     head:str = option('normed', 'Style of the head', choices=HEADS, when='one')
     hidden:int = option(256,
         'Width of the hidden layer of the head; 0 for a linear head', (0,65536))

@@ -93,6 +93,8 @@ def check_recipe(
         raise WorkbookError(f'{network} is trained from scratch: frozen it would learn nothing')
     if r.gray and r.model and r.model not in FROM_SCRATCH:
         raise WorkbookError(f'gray is for networks from scratch ({", ".join(FROM_SCRATCH)}): {r.model} needs colour')
+    if r.wise_ft and (r.hidden or not r.pretrained):
+        raise WorkbookError('wise_ft is for a pretrained network with a linear head: choose pretrained=true and hidden=0')
     if r.frozen and r.model and r.tta>2:
         raise WorkbookError(f'tta {r.tta} means nothing to a frozen network: choose 1, or 2 for the mirror image as well')
     if r.model and r.text: _check_multimodal(r)
