@@ -21,6 +21,7 @@ from garbage_clf.train.fit import fit
 from garbage_clf.train.recipes import get_recipe
 from garbage_clf.train.run import load_model
 from garbage_clf.train.trust import states
+from garbage_clf.use.builtin import pack_items
 from garbage_clf.use.card import markdown_table
 
 TARGET = Path(garbage_clf.__file__).parent/'data'/'builtin'
@@ -109,6 +110,7 @@ def pack(run, rows):
     TARGET.mkdir()
     head = load_model(run).head.state_dict()
     write_tensors(TARGET/'head.safetensors', {k: v.half() if v.is_floating_point() else v for k,v in head.items()})
+    write_tensors(TARGET/'items.safetensors', pack_items(run.items, run.labels['classes']))
     for name in ('recipe.json','labels.json','metrics.json','bank.safetensors'): shutil.copy(run.path/name, TARGET/name)
     made = dict(data='trashnet + taco', date=run.training['date'], garbage_clf=garbage_clf.__version__)
     write_json(TARGET/'training.json', made)

@@ -11,10 +11,18 @@ from pathlib import Path
 
 from .options import DATA, DATA_OPTIONS, DEVICE, RUN, Option, command, read_args
 from .show import print_table, show
-from .train import new_run_path
+from .train import check_outside, new_run_path
 from ..core import WorkbookError
 
 # %% ../../nbs/533_commands.place.ipynb #a0bc1113
+def _next_command(run, table):
+    "What to do with a labelled table"
+    from garbage_clf.train.new_head import adapted_recipe
+    from garbage_clf.use.builtin import find_run
+    try: adapted_recipe(find_run(run))
+    except WorkbookError as e: return f'train with it, together with the other photos ({e})'
+    return f'garbage-clf adapt {run} {table}'
+
 @command(
     RUN, Option('photos', 'Photos of the new place: folders, patterns, files', nargs='*'),
     Option('--n', 'How many photos to suggest', int, 20),
@@ -34,7 +42,7 @@ def suggest(
     absolute = [os.path.abspath(image) for image in table.image] # A table is read from its own folder
     write_table(table.assign(image=absolute), out, new=True)
     print_table(table.drop(columns='label'))
-    show(f'\n{len(table)} photos in {out}: fill in the column label, then garbage-clf adapt {args.run} {out}')
+    show(f'\n{len(table)} photos in {out}: fill in the column label, then {_next_command(args.run, out)}')
 
 # %% ../../nbs/533_commands.place.ipynb #c6e5360b
 @command(
@@ -46,8 +54,9 @@ def adapt(
     from garbage_clf.analysis.report import report
     from garbage_clf.train.adapt import adapt as adapt_run, adapted_table
     from garbage_clf.use.builtin import find_run
-    items = read_args(args)
     out = Path(args.out or new_run_path(f'{Path(args.run).name}-adapted'))
+    check_outside(out, args.data)
+    items = read_args(args)
     run = adapt_run(find_run(args.run), items, out, args.device)
     page = report(run)
     print_table(adapted_table(run.metrics), index=True)

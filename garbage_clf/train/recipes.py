@@ -31,7 +31,7 @@ _PHOTO_RECIPES = [
         'minutes on photos from other places', 'efficientnet_lite0+mobilenet_v2', hidden=512, epochs=40, tta=2),
     Recipe('robust', 'All of EfficientNet-Lite0, halfway between its pretrained and its fine-tuned weights: best on photos from '
         'other places, in an hour or more on two CPU cores', 'efficientnet_lite0',
-        **dict(_FINE_TUNED, epochs=20), freeze_norms=True, head_epochs=2, ema=.99, erase=.2, wise_ft=.5),
+        **dict(_FINE_TUNED, epochs=20, tta=1), freeze_norms=True, head_epochs=2, ema=.99, erase=.2, wise_ft=.5),
     Recipe('mobilenet', 'All of MobileNetV2, fine-tuned on augmented photos: better, and wants a GPU or patience',
         'mobilenet_v2', **_FINE_TUNED),
     Recipe('efficientnet-lite0', 'All of EfficientNet-Lite0 but its BatchNorm, fine-tuned as mobilenet is',

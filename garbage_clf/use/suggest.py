@@ -73,6 +73,7 @@ def suggest(
     if 'image' not in run.labels['modalities']:
         raise WorkbookError(f'{run.path} takes texts alone: give a run that takes photos')
     if n<1: raise WorkbookError(f'{n} photos to suggest: ask for at least 1')
+    if not 0<=seed<2**32: raise WorkbookError(f'seed {seed} is out of range: choose 0 to {2**32-1}')
     files = _new_photos(run, photos)
     if not files: raise WorkbookError('there is no photo that the run does not have: give a folder of others')
     model,device = load_model(run),pick_device(device)
