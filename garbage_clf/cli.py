@@ -20,14 +20,14 @@ from .memory import is_out_of_memory
 
 # %% ../nbs/538_cli.ipynb #a96b1ced
 COMMANDS = {c.name: c for c in (
-    train.demo, data.audit, data.split, train.train, use.evaluate, use.predict, use.report,
+    train.demo, data.audit, data.label_errors, data.split, train.train, use.evaluate, use.predict, use.report,
     place.suggest, place.adapt, lookup.recipes, lookup.weights, use.export, use.publish, lookup.bench, lookup.cache)}
 
 # %% ../nbs/538_cli.ipynb #f0b7f90c
 def usage()->str:
     "What `garbage-clf --help` prints"
     lines = ['usage: garbage-clf COMMAND ... [--debug]', '       garbage-clf --version', '']
-    for name,c in COMMANDS.items(): lines.append(f'  {name:10} {c.help}')
+    for name,c in COMMANDS.items(): lines.append(f'  {name:12} {c.help}')
     return '\n'.join([*lines, '', 'garbage-clf COMMAND --help lists what it takes.'])
 
 # %% ../nbs/538_cli.ipynb #77974d9a

@@ -29,6 +29,7 @@ from garbage_clf.analysis.confusion import most_confused, plot_confusion
 from garbage_clf.analysis.curves import plot_curves
 from garbage_clf.analysis.gallery import plot_gallery, worst_mistakes
 from garbage_clf.analysis.run_tables import facts_table, recipe_details
+from garbage_clf.analysis.verdict import verdict
 from garbage_clf.analysis.cells import main_split, save_plot
 from garbage_clf.data.explore_plots import balance
 from garbage_clf.metrics import metrics_by_split, metrics_table
@@ -60,6 +61,8 @@ def opening_cells(
         new_markdown_cell(f'# {plain_text(name)}: a report\n\n{plain_text(about)}.'),
         new_markdown_cell(hint, metadata=only_here),
         new_code_cell(f'{IMPORTS}\n\n{OPENING}', metadata=only_here),
+        new_code_cell('Markdown(verdict(run, split))'),
+        new_markdown_cell('## What was trained'),
         new_code_cell('facts_table(run)')]
 
 # %% ../../nbs/435_analysis.cells.ipynb #da8c2a3c

@@ -75,7 +75,7 @@ class Command:
     verbose:bool = False # Show what is going on, not only warnings
 
     @property
-    def name(self): return self.function.__name__
+    def name(self): return self.function.__name__.replace('_', '-')
 
     @property
     def help(self): return self.function.__doc__

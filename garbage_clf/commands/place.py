@@ -9,6 +9,7 @@ __all__ = ['suggest', 'adapt']
 import os
 from pathlib import Path
 
+from .data import new_csv
 from .options import DATA, DATA_OPTIONS, DEVICE, RUN, Option, command, read_args
 from .show import print_table, show
 from .train import check_outside, new_run_path
@@ -33,9 +34,7 @@ def suggest(
 ):
     "Choose the photos of a new place that are most worth labelling"
     if not args.photos: raise WorkbookError('no photos: give a folder after the run')
-    out = Path(args.out)
-    if out.suffix!='.csv': raise WorkbookError(f'--out {out}: the table is written as CSV, give a name that ends in .csv')
-    if out.exists(): raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
+    out = new_csv(args.out)
     from garbage_clf.data.items import write_table
     from garbage_clf.use.suggest import suggest as suggest_photos
     table = suggest_photos(args.run, args.photos, args.n, args.seed, args.device)

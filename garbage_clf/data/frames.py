@@ -81,7 +81,10 @@ def _other_columns(df, chosen):
 # %% ../../nbs/107_data.frames.ipynb #e3dc0aa9
 def _without_bytes(df, where):
     "The columns that do not hold bytes, such as encoded photos beside their names"
-    def holds_bytes(values): return values.dtype==object and any(isinstance(v, (bytes,bytearray)) for v in values[:1000])
+    def holds_bytes(values):
+        if values.dtype!=object: return False
+        return any(isinstance(v, (bytes,bytearray)) for v in values[:1000])
+
     binary = [holds_bytes(df.iloc[:,i]) and c not in COLUMNS for i,c in enumerate(df)]
     if any(binary): log.warning('%s: columns of bytes are left out: %s', where, ', '.join(df.columns[binary]))
     return df.loc[:,[not b for b in binary]]

@@ -203,8 +203,9 @@ def _with_split(items, path, parts):
     own = set(items.split.dropna())
     if len(own)<2: return items.assign(split=parts[path])
     if len(parts)==1 or (parts[path]=='train' and own=={'train','valid'}): return items.fillna({'split':parts[path]})
-    raise WorkbookError(f'{path.name} names the splits {", ".join(sorted(own))}, and {", ".join(p.name for p in parts if p!=path)} '
-        "lies beside it: say which holds, with split='' for the names of the files (on the command line --columns split=)")
+    others = ', '.join(p.name for p in parts if p!=path)
+    raise WorkbookError(f'{path.name} names the splits {", ".join(sorted(own))}, and {others} lies beside it: say '
+        "which holds, with split='' for the names of the files (on the command line --columns split=)")
 
 def from_tables(
     folder:Path|str, # Holds `train`, `valid` (or `val`) and `test`, each as a table

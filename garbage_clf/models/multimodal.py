@@ -150,7 +150,9 @@ class Late(nn.Module):
         shares:torch.Tensor # Share of each class among all items, n_classes; all shares above 0
     ):
         "Let both classifiers speak for the class shares of all items instead of their own"
-        for classifier,prior in zip((self.image,self.text), own): classifier[2].bias -= (prior/shares).log().to(classifier[2].bias)
+        for classifier,prior in zip((self.image,self.text), own):
+            bias = classifier[2].bias
+            bias -= (prior/shares).log().to(bias)
 
 # %% ../../nbs/280_models.multimodal.ipynb #c62ddd15
 FUSIONS = dict(concat=Concat, gated=Gated, attention=Attention, late=Late)

@@ -27,34 +27,34 @@ from .run_folder import locked_folder, new_folder
 from .write_run import write_run
 
 # %% ../../nbs/392_train.adapt.ipynb #f33a4eec
-def _before(run, model, items, features):
-    "Whether the old model is right about items, N"
-    scores = network_outputs(model.head, ModelInputs(torch.from_numpy(features)), {}).probs
-    predicted = np.array(run.labels['classes'])[scores.argmax(1)]
-    return predicted==items.label.to_numpy()
+def _before(run, model, parts, first):
+    "Whether the old model is right about new items, n"
+    features = torch.from_numpy(parts.features[first])
+    scores = network_outputs(model.head, ModelInputs(features), {}).probs
+    classes = np.array(run.labels['classes'])
+    return classes[scores.argmax(1)]==parts.new.label[first].to_numpy()
 
 def adapted_figures(
     run:Run, # Before
     model:torch.nn.Module, # Its model, on the CPU
     parts:Adaptation, # What it is adapted with
     results:pd.DataFrame # After
-)->dict: # new_before and new_after, and where there are such items the same of new_test and old
+)->dict: # new_before, new_after, and where there are such items new_test_after, old_before and old_after
     "Accuracy on new and old photos, before and after"
-    known = parts.known
-    right = (results.actual==results.predicted).to_numpy()
-    first = first_of_groups(parts.new)
-    before = _before(run, model, parts.new[first], parts.features[first])
-    found = dict(new_before=accuracy_metrics(before), new_after=accuracy_metrics(right[-len(before):]))
-    is_new = known.items.sha256.isin(parts.new_test.sha256) & known.items.split.eq('test')
-    if is_new.any():
-        before = _before(run, model, known.items[is_new], known.features[is_new])
-        after = right[results.image.isin(parts.new_test.image) & results.split.eq('test')]
-        found |= dict(new_test_before=accuracy_metrics(before), new_test_after=accuracy_metrics(after))
-    old = results.split.eq('test') & ~results.image.isin(parts.new_test.image)
-    if not old.any() or 'test' not in run.metrics: return found
+    correct = results.actual==results.predicted
+    before = _before(run, model, parts, first_of_groups(parts.new))
+    found = dict(new_before=accuracy_metrics(before))
+    found['new_after'] = accuracy_metrics(correct[-len(before):])
+    is_test = results.split=='test'
+    is_old = np.zeros(len(results), bool)
+    if (run.path/'items.csv').exists(): is_old = results.image.isin(run.items.image)
+    new_test = correct[is_test & ~is_old]
+    if len(new_test): found['new_test_after'] = accuracy_metrics(new_test)
+    old_test = correct[is_test & is_old]
+    if not len(old_test): return found
     metrics = run.metrics['test']
     found['old_before'] = {key: metrics[key] for key in ('n','accuracy','accuracy_ci')}
-    found['old_after'] = accuracy_metrics(right[old])
+    found['old_after'] = accuracy_metrics(old_test)
     return found
 
 # %% ../../nbs/392_train.adapt.ipynb #af6d4f50
@@ -66,10 +66,10 @@ def adapted_table(
     rows = {}
     for name,key in (('new photos','new'),('new test photos','new_test'),('old test photos','old')):
         if f'{key}_after' not in found: continue
-        before = found[f'{key}_before']
+        before = found.get(f'{key}_before', {})
         after = found[f'{key}_after']
         low,high = after['accuracy_ci']
-        row = dict(photos=after['n'], before=before['accuracy'], after=after['accuracy'])
+        row = dict(photos=after['n'], before=before.get('accuracy'), after=after['accuracy'])
         rows[name] = dict(row, low=low, high=high)
     return pd.DataFrame.from_dict(rows, orient='index').round(3)
 
@@ -79,10 +79,11 @@ def _check_new_labels(run, labels):
     known = run.labels['classes']
     unknown = sorted(labels-{*known})
     every = pd.Series([*known,*unknown], dtype='string')
-    spelling = label_spelling(every)
-    for label in unknown:
-        same = every[(spelling==spelling[every==label].iloc[0]) & (every!=label)]
-        if len(same): raise WorkbookError(f'{label!r} and {same.iloc[0]!r} look like one class: make them one')
+    first = {}
+    for label,spelling in zip(every, label_spelling(every)):
+        other = first.setdefault(spelling, label)
+        if other==label or label in known: continue
+        raise WorkbookError(f'{label!r} and {other!r} look like one class: make them one')
 
 def _stats(task, parts, results):
     "The one row of a training without epochs"
@@ -111,7 +112,7 @@ def _gather(run, model, new, corrected, device):
     features = head_features(run, model, new.image, device)
     learns = new.split.eq('train').to_numpy(dtype=bool)
     known = known.with_items(new[~learns], features[~learns])
-    return Adaptation(known, new[learns].reset_index(drop=True), features[learns], new[~learns])
+    return Adaptation(known, new[learns].reset_index(drop=True), features[learns])
 
 def adapt(
     run:Run|str|Path, # A finished run that takes photos

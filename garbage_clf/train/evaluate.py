@@ -50,7 +50,8 @@ def _own_items(run, items):
     "The items of a run, as far as it says"
     listed = (run.path/'items.csv').exists()
     if not listed or run.training.get('unlisted'):
-        log.warning('the run does not list all items that it was trained on: nobody knows whether some of these are among them')
+        log.warning('the run does not list all items that it was trained on: nobody knows whether some of these are '
+            'among them')
     return run.items if listed else items[:0]
 
 def _photo_splits(own):

@@ -121,10 +121,12 @@ def _shares(y, n_classes):
 
 def _remove_priors(task):
     "Class shares of photos and of texts out of a late fusion, where they differ"
-    train,n_classes = task.mask('train'),len(task.classes)
-    y,present = task.y[train],task.inputs[train].present
-    own = torch.stack([_shares(y[has], n_classes) for has in present.T])
-    task.net.head.remove_priors(own, _shares(y, n_classes))
+    train = task.mask('train')
+    n_classes = len(task.classes)
+    y = task.y[train]
+    present = task.inputs[train].present
+    own = [_shares(y[has], n_classes) for has in present.T]
+    task.net.head.remove_priors(torch.stack(own), _shares(y, n_classes))
 
 def train_task(
     task:TrainingTask, # With its network and inputs

@@ -153,9 +153,16 @@ def _bank(run, model, classes):
 
 def _fitted_bank(own, features, classes):
     "A bank for a run that has none"
-    train = own.split.eq('train').to_numpy(dtype=bool)
-    bank = fit_bank(features[train], [classes.index(label) for label in own.label[train]])
-    return replace(bank, rows=np.flatnonzero(train)[bank.rows])
+    train = np.flatnonzero(own.split=='train')
+    labels = [classes.index(label) for label in own.label[train]]
+    bank = fit_bank(features[train], labels)
+    return replace(bank, rows=train[bank.rows])
+
+def _is_gone(own):
+    "Which items have a photo that has changed or is not there, N"
+    has_file = own.image.fillna('').map(os.path.isfile).to_numpy(dtype=bool)
+    changed = own.index.isin(changed_photos(own).index)
+    return changed | ~has_file
 
 def _rows_here(bank, gone):
     "Rows of prototypes among the items at hand; NOWHERE where the photo is gone"
@@ -169,17 +176,20 @@ def known_items(
     device='cpu' # Where features are extracted
 )->Known:
     "What a run has of the items that it was trained and evaluated on"
-    has_items = (run.path/'items.csv').exists()
-    own = run.items.reset_index(drop=True) if has_items else to_items([])
-    gone = own.index.isin(changed_photos(own).index) | ~own.image.fillna('').map(os.path.isfile).to_numpy(dtype=bool)
-    here = own[~gone].reset_index(drop=True)
+    own = to_items([])
+    if (run.path/'items.csv').exists(): own = run.items.reset_index(drop=True)
+    gone = _is_gone(own)
     bank = _bank(run, model, classes)
-    if bank is None and (gone.any() or not len(own)):
+    if bank is None and (gone.all() or gone.any()):
         raise WorkbookError(f'the photos of {run.path} are not where they were, and it has no feature bank: nothing is '
             'left to adapt')
     if gone.any():
         log.warning('%d of %d photos of the run have changed or are not where they were: its prototypes stand for them',
             gone.sum(), len(own))
-    features = head_features(run, model, here.image, device) if len(here) else np.zeros((0,model.backbone.n_features), np.float32)
-    bank = _fitted_bank(own, features, classes) if bank is None else replace(bank, rows=_rows_here(bank, gone))
-    return Known(here, features, bank, classes, own[gone & own.split.isin(['train','valid'])])
+    here = own[~gone].reset_index(drop=True)
+    features = np.zeros((0,model.backbone.n_features), np.float32)
+    if len(here): features = head_features(run, model, here.image, device)
+    if bank is None: bank = _fitted_bank(own, features, classes)
+    else: bank = replace(bank, rows=_rows_here(bank, gone))
+    learnt = own.split.isin(['train','valid'])
+    return Known(here, features, bank, classes, own[gone & learnt])

@@ -59,7 +59,6 @@ class Adaptation:
     known:Known # Old ones, and new ones for testing
     new:pd.DataFrame # New ones to learn from, N
     features:np.ndarray # Of these, N x D
-    new_test:pd.DataFrame # New ones for testing; may be none
 
     @property
     def y(self)->np.ndarray: "Class numbers of the new items"; return self.known.numbers(self.new.label)
@@ -93,25 +92,32 @@ def adapted_task(
     items = pd.concat([parts.known.items, parts.new, gone], ignore_index=True)
     before = Path(run.training.get('data') or 'old photos').name
     items['source'] = items.source.fillna(before)
-    rules = read_text(run.path/RULES) if (run.path/RULES).exists() else None
-    items.attrs |= dict(data=f'{before} + {parts.new.source[0]}', rules=rules, unlisted=has_unlisted_items(run))
+    items.attrs['data'] = f'{before} + {parts.new.source[0]}'
+    items.attrs['unlisted'] = has_unlisted_items(run)
+    rules = run.path/RULES
+    if rules.exists(): items.attrs['rules'] = read_text(rules)
     task = _AdaptedTask(adapted_recipe(run), items, device)
     task.known_classes = parts.known.classes
     n_classes = len(parts.known.classes)
     task.model = create_model(task.recipe, n_classes, False)
-    task.model.backbone.load_state_dict(load_model(run).backbone.state_dict())
+    old = load_model(run)
+    task.model.backbone.load_state_dict(old.backbone.state_dict())
     task.model.head = refit_head(parts.known.training, (parts.features,parts.y), n_classes)
     return task
 
 # %% ../../nbs/391_train.new_head.ipynb #8350e544
 def _groups(new):
     "Number of the group of near-duplicates of each new item, N"
-    group = new.group.fillna(pd.Series(new.index, new.index).map('alone {}'.format))
+    alone = pd.Series(new.index, new.index).map('alone {}'.format)
+    group = new.group.fillna(alone)
     return pd.factorize(group)[0]
 
-def first_of_groups(new):
-    "Which new items are evaluated on, N: of near-duplicates one, since the others say the same"
-    return ~pd.Series(_groups(new)).duplicated().to_numpy()
+def first_of_groups(
+    new:pd.DataFrame # New items with groups, N
+)->np.ndarray: # Bool, N
+    "Which new items are evaluated on: of near-duplicates one, since the others say the same"
+    group = pd.Series(_groups(new))
+    return ~group.duplicated().to_numpy()
 
 def _new_outputs(parts):
     "What heads say about new items that they have not seen"
@@ -120,8 +126,10 @@ def _new_outputs(parts):
     probs = cross_validated(known.training, (parts.features,parts.y), len(known.classes), group)
     far,_ = distances(known.bank, parts.features)
     x = unit(parts.features)
-    cosines = np.where(group[:,None]==group, -2, x@x.T) # N x N
-    return Outputs(probs, dict(image=np.minimum(far, 1-cosines.max(1))))
+    cosines = x@x.T # N x N
+    cosines[group[:,None]==group] = -2
+    nearest = 1-cosines.max(1)
+    return Outputs(probs, dict(image=np.minimum(far, nearest)))
 
 def _old_outputs(task, parts, held):
     "What the new head says about old items"

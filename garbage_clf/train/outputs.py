@@ -81,7 +81,7 @@ def collect_features(
     net:torch.nn.Module, # A classifier, or the head of one
     inputs:ModelInputs, # N items
     **kwargs # `device` and `batch_size` of `predict_proba`
-)->list[np.ndarray]: # Features, N x D; of two modalities both, and the mask. Empty where they are longer than `MAX_FEATURES`
+)->list[np.ndarray]: # Features, N x D; of two modalities both, and the mask; empty if longer than `MAX_FEATURES`
     "What goes into the head for items"
     batches = []
     def take(*args):

@@ -29,7 +29,7 @@ from ..train.run import Run
 # %% ../../nbs/499_use.builtin.ipynb #531ee347
 BUILTIN = files('garbage_clf')/'data'/'builtin'
 NAME = 'builtin'
-PACKED = ('recipe.json','labels.json','metrics.json','bank.safetensors','README.md') # Besides head, items and training.json
+PACKED = ('recipe.json','labels.json','metrics.json','bank.safetensors','README.md') # As they are in a run
 
 def _check(folder):
     "Refuse files of the built-in model that are not those that were packed"
@@ -45,17 +45,20 @@ def pack_items(
 )->dict[str,torch.Tensor]: # sha256 (N x 32), label, split and source (N), as whole numbers
     "What a run was trained on and chosen by, as SHA-256 and little else"
     items = items[items.split.isin(['train','valid'])]
-    digests = np.array([list(bytes.fromhex(digest)) for digest in items.sha256], np.uint8)
-    columns = dict(label=items.label.map(classes.index), split=items.split.eq('valid'), source=items.source.eq('taco'))
-    return dict(sha256=torch.from_numpy(digests), **{k: torch.tensor(v.to_numpy(np.uint8)) for k,v in columns.items()})
+    digests = [list(bytes.fromhex(digest)) for digest in items.sha256]
+    return dict(
+        sha256=torch.tensor(digests, dtype=torch.uint8),
+        label=torch.tensor([classes.index(label) for label in items.label], dtype=torch.uint8),
+        split=torch.tensor((items.split=='valid').tolist(), dtype=torch.uint8),
+        source=torch.tensor((items.source=='taco').tolist(), dtype=torch.uint8))
 
 def _unpack_items(tensors, classes):
     "Items without their photos"
-    n = len(tensors['label'])
-    items = pd.DataFrame(dict(image=[f'not-in-the-package/{i}.jpg' for i in range(n)]))
-    for name,words in dict(label=classes, split=('train','valid'), source=('trashnet','taco')).items():
-        items[name] = [words[i] for i in tensors[name].tolist()]
-    return to_items(items.assign(sha256=[bytes(row.tolist()).hex() for row in tensors['sha256']]))
+    words = dict(label=classes, split=('train','valid'), source=('trashnet','taco'))
+    items = pd.DataFrame({name: np.array(words[name])[tensors[name]] for name in words})
+    items['image'] = [f'not-in-the-package/{i}.jpg' for i in range(len(items))]
+    items['sha256'] = [bytes(digest).hex() for digest in tensors['sha256'].tolist()]
+    return to_items(items)
 
 def _build(folder, target):
     "Write the built-in model as a run"
