@@ -6,12 +6,12 @@
 __all__ = ['add_parameters', 'WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Predictor', 'adapt', 'adapted_table', 'audit',
            'broken', 'change', 'class_colors', 'classification_metrics', 'confusion_matrix', 'correct', 'differences',
            'evaluate', 'explore', 'export_weights', 'find_lr', 'fit', 'folds', 'from_folder', 'from_photos',
-           'from_table', 'get_recipe', 'join', 'load_model', 'measure', 'metrics_line', 'metrics_table',
-           'modality_table', 'montage', 'most_confused', 'overlap_table', 'plot_balance', 'plot_confusion',
-           'plot_curves', 'plot_gallery', 'predict', 'publish', 'read_corrections', 'read_items', 'read_rules',
-           'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model', 'relabel', 'report',
-           'resume_fit', 'sample_items', 'set_style', 'split', 'state_table', 'suggest', 'summary', 'to_bin',
-           'to_items', 'trashnet', 'wilson', 'worst_mistakes', 'write_table']
+           'from_table', 'get_recipe', 'item_features', 'join', 'label_errors', 'label_photos', 'load_model', 'measure',
+           'metrics_line', 'metrics_table', 'modality_table', 'montage', 'most_confused', 'overlap_table',
+           'plot_balance', 'plot_confusion', 'plot_curves', 'plot_gallery', 'predict', 'publish', 'read_corrections',
+           'read_items', 'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model',
+           'relabel', 'report', 'resume_fit', 'review', 'sample_items', 'set_style', 'split', 'state_table', 'suggest',
+           'summary', 'to_bin', 'to_items', 'trashnet', 'wilson', 'worst_mistakes', 'write_table']
 
 # %% ../nbs/536_all.ipynb #1eb9de4e
 from .analysis.breakdown import state_table, modality_table, overlap_table
@@ -19,8 +19,10 @@ from .analysis.compare import differences, summary
 from .analysis.confusion import most_confused, plot_confusion
 from .analysis.curves import plot_curves
 from .analysis.gallery import plot_gallery, worst_mistakes
+from .analysis.label_errors import item_features, label_errors
 from .analysis.measure import measure
 from .analysis.report import report
+from .analysis.review import review
 from .bins import read_rules, to_bin
 from .core import WorkbookError
 from .data.audit import audit, broken
@@ -47,6 +49,7 @@ from .train.recipe_change import change
 from .train.recipes import RECIPES, get_recipe, recipes_table
 from .train.run import Run, load_model
 from .use.export import export_weights
+from .use.label import label_photos
 from .use.predict import Predictor, predict
 from .use.publish import publish
 from .use.suggest import suggest
@@ -90,9 +93,10 @@ for _name,_value in list(globals().items()):
 
 _all_ = ['WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Predictor', 'adapt', 'adapted_table', 'audit', 'broken', 'change', 'class_colors',
     'classification_metrics', 'confusion_matrix', 'correct', 'differences', 'evaluate', 'explore',
-    'export_weights', 'find_lr', 'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'join',
+    'export_weights', 'find_lr', 'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'join',
+    'label_errors', 'label_photos',
     'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table', 'montage', 'most_confused', 'overlap_table',
     'plot_balance', 'plot_confusion', 'plot_curves', 'plot_gallery', 'predict', 'publish', 'read_corrections', 'read_items',
     'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model', 'relabel', 'report',
-    'resume_fit', 'sample_items', 'set_style', 'split', 'state_table', 'suggest', 'summary', 'to_bin', 'to_items', 'trashnet', 'wilson',
+    'resume_fit', 'review', 'sample_items', 'set_style', 'split', 'state_table', 'suggest', 'summary', 'to_bin', 'to_items', 'trashnet', 'wilson',
     'worst_mistakes', 'write_table']
