@@ -52,8 +52,9 @@ def adapted_figures(
     if len(new_test): found['new_test_after'] = accuracy_metrics(new_test)
     old_test = correct[is_test & is_old]
     if not len(old_test): return found
-    metrics = run.metrics['test']
-    found['old_before'] = {key: metrics[key] for key in ('n','accuracy','accuracy_ci')}
+    same = run.results[run.results.split=='test']
+    same = same[same.image.isin(results.image)] # Others may be gone
+    found['old_before'] = accuracy_metrics(same.actual==same.predicted)
     found['old_after'] = accuracy_metrics(old_test)
     return found
 

@@ -86,13 +86,17 @@ def new_items(
 )->pd.DataFrame: # Photos that the run does not have, of the splits train and test, numbered from 0
     "The labelled photos of a table that a run can be adapted with"
     new = _distinct(group_items(_labelled(items)))
-    if (run.path/'items.csv').exists(): new = _without_own(new, run)
+    n_own = 0
+    if (run.path/'items.csv').exists():
+        n_own = len(run.items)
+        new = _without_own(new, run)
     new = _with_parts(new)
     if not (new.split=='train').any():
         raise WorkbookError('no new photo is left to learn from: give photos that the run does not have, or train again')
     unknown = new.label[~new.label.isin(run.labels['classes'])].value_counts()
     for label,count in unknown.items(): log.warning('%s is a new class, with %d photos', label, count)
-    return new.assign(text=pd.NA, group='new '+new.group, source=new.source.fillna('new photos'))
+    group = f'after {n_own}: '+new.group # Another one than any of the run
+    return new.assign(text=pd.NA, group=group, source=new.source.fillna('new photos'))
 
 # %% ../../nbs/389_train.known.ipynb #77921eff
 NOWHERE = 2**31-1 # Row of a prototype whose photo is not at hand
