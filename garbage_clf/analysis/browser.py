@@ -8,6 +8,7 @@ __all__ = ['SIDE', 'PAGE', 'Card', 'PhotoBrowser']
 # %% ../../nbs/412_analysis.browser.ipynb #d83c3a4b
 import io
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Callable
 
@@ -38,7 +39,7 @@ class Card:
         return out.getvalue()
 
 # %% ../../nbs/412_analysis.browser.ipynb #03847f33
-PAGE = Path(__file__).parents[1]/'data' if '__file__' in globals() else Path('../garbage_clf/data')
+PAGE = Path(str(files('garbage_clf')))/'data'
 
 class PhotoBrowser(anywidget.AnyWidget):
     "A widget to go through photos and mark them with single keys"

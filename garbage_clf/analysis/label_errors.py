@@ -12,17 +12,14 @@ import pandas as pd
 from ..core import WorkbookError, log
 from ..data.corrections import CORRECTIONS
 from ..data.label_noise import text_features
-from ..data.prepare import group_items
+from ..data.prepare import group_items, group_numbers
 from ..data.splits import check_trainable
+from ..models.bank import unit
 from ..models.features import Extractor, photo_features
 from ..models.registry import make_backbone
 from ..train.linear_head import cross_validated
 
 # %% ../../nbs/422_analysis.label_errors.ipynb #80335fbe
-def _unit(features):
-    "Features of length 1, N x D; zeros stay zeros"
-    return features/np.linalg.norm(features, axis=1, keepdims=True).clip(1e-9)
-
 def item_features(
     items:pd.DataFrame, # With photos, texts or both, N
     device='cpu' # Where features of photos are extracted
@@ -32,25 +29,21 @@ def item_features(
     has_photo = items.image.notna().to_numpy(dtype=bool)
     if has_photo.any():
         extractor = Extractor(make_backbone('efficientnet_lite0', True, 224, False), 224, device)
-        found,_ = photo_features(extractor, items.image[has_photo].tolist()) # n x 1 x D
-        photos = np.zeros((len(items),found.shape[-1]), np.float32)
-        photos[has_photo] = found[:,0].numpy()
-        parts.append(_unit(photos))
-    if items.text.nunique()>2: parts.append(_unit(text_features(items)))
+        found,unreadable = photo_features(extractor, items.image[has_photo].tolist()) # n x 1 x D
+        is_read = has_photo & ~items.image.isin(unreadable).to_numpy(dtype=bool)
+        photos = np.zeros((len(items),extractor.net.n_features), np.float32)
+        photos[is_read] = found[:,0].numpy()
+        parts.append(unit(photos))
+    if items.text.nunique()>2: parts.append(unit(text_features(items)))
     if not parts: raise WorkbookError('nothing to compare: there are no photos, and fewer than three different texts')
     return np.concatenate(parts, 1)
 
 # %% ../../nbs/422_analysis.label_errors.ipynb #f0f04606
-def _groups(items):
-    "Number of the group of near-duplicates of each item, N"
-    alone = pd.Series(items.index, items.index).map('alone {}'.format)
-    return pd.factorize(items.group.fillna(alone))[0]
-
 def _probabilities(items, features, classes):
     "Probabilities of items by heads that have seen neither them nor near-duplicates, N x C"
     nothing = (np.zeros((0,features.shape[1]), np.float32),np.zeros(0, int),np.zeros(0))
     y = [classes.index(label) for label in items.label]
-    return cross_validated(nothing, (features,np.array(y)), len(classes), _groups(items))
+    return cross_validated(nothing, (features,np.array(y)), len(classes), group_numbers(items))
 
 def label_errors(
     items:pd.DataFrame, # With labels, N
@@ -58,6 +51,10 @@ def label_errors(
 )->pd.DataFrame: # image, text, actual, predicted, probability, probability_of_actual, contradicts, is_likely
     "Items, those first that contradict a near-duplicate, then those with the least likely labels"
     from cleanlab.filter import find_label_issues
+    known = np.any(features!=0, axis=1)
+    if not known.all(): log.warning('%d of %d items are left out: nothing of them can be read', (~known).sum(), len(items))
+    items = items[known]
+    features = features[known]
     check_trainable(items)
     grouped = items.reset_index(drop=True)
     if items.group.isna().all(): grouped = group_items(grouped)

@@ -90,6 +90,7 @@ def _key(row):
     image,text = row.image,row.text
     return ('' if pd.isna(image) else image, '' if pd.isna(text) else text)
 
+# %% ../../nbs/413_analysis.review.ipynb #c9b33c27
 class Review(widgets.VBox):
     "Photos of a run to go through, with filters, and a corrections file"
     def __init__(self,
@@ -146,6 +147,7 @@ class Review(widgets.VBox):
         write_table(table.astype('string'), self.out)
         self.marks = {k: mark for k,mark in changed.items() if mark}
 
+# %% ../../nbs/413_analysis.review.ipynb #4baf9a29
 def review(
     run:Run|str|Path, # A finished run
     out:str|Path='corrections.csv', # The corrections file; one that is there is continued

@@ -58,6 +58,7 @@ def label_errors(
     from garbage_clf.analysis.label_errors import as_corrections, item_features, label_errors as rank_labels
     from garbage_clf.core import atomic, pick_device
     from garbage_clf.data.items import write_table
+    if args.n<1: raise WorkbookError(f'--n {args.n}: ask for at least 1 label')
     out = new_csv(args.out)
     items = read_args(args)
     items = items[items.label.notna()].reset_index(drop=True)

@@ -133,6 +133,7 @@ class Known:
         both = pd.concat([self.items, items], ignore_index=True)
         return replace(self, items=both, features=np.concatenate([self.features,features]))
 
+# %% ../../nbs/389_train.known.ipynb #21fac504
 def head_features(
     run:Run, # Of the model
     model:torch.nn.Module, # With a backbone
@@ -155,6 +156,7 @@ def _bank(run, model, classes):
     numbers = np.array([classes.index(c) for c in run.labels['classes']])
     return replace(bank, labels=numbers[bank.labels], prototypes=np.asarray(bank.prototypes, np.float32))
 
+# %% ../../nbs/389_train.known.ipynb #94e6c8b2
 def _fitted_bank(own, features, classes):
     "A bank for a run that has none"
     train = np.flatnonzero(own.split=='train')

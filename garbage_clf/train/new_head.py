@@ -15,6 +15,7 @@ import torch
 
 from ..core import WorkbookError
 from ..data.inputs import ModelInputs
+from ..data.prepare import group_numbers
 from ..files import read_text
 from ..models.bank import FeatureBank, distances, fit_bank, unit
 from ..models.registry import FROM_SCRATCH
@@ -53,6 +54,7 @@ def has_unlisted_items(
     "Whether a run was trained on items that it does not list"
     return not (run.path/'items.csv').exists() or bool(run.training.get('unlisted'))
 
+# %% ../../nbs/391_train.new_head.ipynb #344fd0cb
 @dataclass
 class Adaptation:
     "Old and new items with their features"
@@ -75,6 +77,7 @@ class Adaptation:
             both[name] = np.concatenate(parts)
         return FeatureBank(**both)
 
+# %% ../../nbs/391_train.new_head.ipynb #32115ae0
 class _AdaptedTask(TrainingTask):
     "A task whose classes need not all have items"
     known_classes = ()
@@ -106,23 +109,17 @@ def adapted_task(
     return task
 
 # %% ../../nbs/391_train.new_head.ipynb #8350e544
-def _groups(new):
-    "Number of the group of near-duplicates of each new item, N"
-    alone = pd.Series(new.index, new.index).map('alone {}'.format)
-    group = new.group.fillna(alone)
-    return pd.factorize(group)[0]
-
 def first_of_groups(
     new:pd.DataFrame # New items with groups, N
 )->np.ndarray: # Bool, N
     "Which new items are evaluated on: of near-duplicates one, since the others say the same"
-    group = pd.Series(_groups(new))
+    group = pd.Series(group_numbers(new))
     return ~group.duplicated().to_numpy()
 
 def _new_outputs(parts):
     "What heads say about new items that they have not seen"
     known = parts.known
-    group = _groups(parts.new)
+    group = group_numbers(parts.new)
     probs = cross_validated(known.training, (parts.features,parts.y), len(known.classes), group)
     far,_ = distances(known.bank, parts.features)
     x = unit(parts.features)
