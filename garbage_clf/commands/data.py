@@ -58,6 +58,7 @@ def label_errors(
     from garbage_clf.analysis.label_errors import as_corrections, item_features, label_errors as rank_labels
     from garbage_clf.core import atomic, pick_device
     from garbage_clf.data.items import write_table
+    from garbage_clf.plots import set_style
     if args.n<1: raise WorkbookError(f'--n {args.n}: ask for at least 1 label')
     out = new_csv(args.out)
     items = read_args(args)
@@ -66,7 +67,8 @@ def label_errors(
     top = rows[:args.n]
     write_table(as_corrections(top), out, new=True)
     picture = out.with_suffix('.png')
-    with atomic(picture) as new: plot_gallery(top[:24], 6).savefig(new, format='png', dpi=110, bbox_inches='tight')
+    set_style(photos=True)
+    with atomic(picture) as new: plot_gallery(top[:24]).savefig(new, format='png', dpi=110, bbox_inches='tight')
     columns = ['image','text','actual','predicted','probability','probability_of_actual']
     print_table(top[columns][:12].dropna(axis=1, how='all'))
     show(f'\n{rows.is_likely.sum()} of {len(rows)} labels are likely wrong; the first {len(top)} in {out}, with '
