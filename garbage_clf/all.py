@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['add_parameters', 'WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Predictor', 'adapt', 'adapted_table', 'audit',
            'broken', 'change', 'class_colors', 'classification_metrics', 'confusion_matrix', 'correct', 'differences',
-           'evaluate', 'explore', 'export_weights', 'find_lr', 'fit', 'folds', 'from_folder', 'from_photos',
-           'from_table', 'get_recipe', 'item_features', 'join', 'label_errors', 'label_photos', 'load_model', 'measure',
-           'metrics_line', 'metrics_table', 'modality_table', 'montage', 'most_confused', 'overlap_table',
-           'plot_balance', 'plot_confusion', 'plot_curves', 'plot_gallery', 'predict', 'publish', 'read_corrections',
-           'read_items', 'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model',
-           'relabel', 'report', 'resume_fit', 'review', 'sample_items', 'set_style', 'split', 'state_table', 'suggest',
-           'summary', 'to_bin', 'to_items', 'trashnet', 'wilson', 'worst_mistakes', 'write_table']
+           'evaluate', 'explore', 'export_weights', 'find_lr', 'fine_tune', 'fit', 'folds', 'from_folder',
+           'from_photos', 'from_table', 'get_recipe', 'item_features', 'join', 'label_errors', 'label_photos',
+           'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table', 'montage', 'most_confused',
+           'overlap_table', 'plot_balance', 'plot_confusion', 'plot_curves', 'plot_gallery', 'predict', 'publish',
+           'read_corrections', 'read_items', 'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation',
+           'register_model', 'relabel', 'report', 'resume_fit', 'review', 'sample_items', 'set_style', 'split',
+           'state_table', 'suggest', 'summary', 'to_bin', 'to_items', 'trashnet', 'wilson', 'worst_mistakes',
+           'write_table']
 
 # %% ../nbs/536_all.ipynb #1eb9de4e
 from .analysis.breakdown import state_table, modality_table, overlap_table
@@ -40,6 +41,7 @@ from .metrics import classification_metrics, confusion_matrix, metrics_line, met
 from .models.registry import register_model
 from .plots import class_colors, set_style
 from .train.adapt import adapt, adapted_table
+from .train.fine_tune import fine_tune
 from .train.evaluate import evaluate
 from .train.find_lr import find_lr
 from .train.fit import fit, resume_fit
@@ -93,7 +95,7 @@ for _name,_value in list(globals().items()):
 
 _all_ = ['WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Predictor', 'adapt', 'adapted_table', 'audit', 'broken', 'change', 'class_colors',
     'classification_metrics', 'confusion_matrix', 'correct', 'differences', 'evaluate', 'explore',
-    'export_weights', 'find_lr', 'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'join',
+    'export_weights', 'find_lr', 'fine_tune', 'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'join',
     'label_errors', 'label_photos',
     'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table', 'montage', 'most_confused', 'overlap_table',
     'plot_balance', 'plot_confusion', 'plot_curves', 'plot_gallery', 'predict', 'publish', 'read_corrections', 'read_items',

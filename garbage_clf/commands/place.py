@@ -45,17 +45,21 @@ def suggest(
 
 # %% ../../nbs/533_commands.place.ipynb #c6e5360b
 @command(
-    RUN, DATA, DEVICE, Option('--out', 'Folder of the new run (default: a new one under runs/)'), *DATA_OPTIONS, verbose=True)
+    RUN, DATA, DEVICE, Option('--out', 'Folder of the new run (default: a new one under runs/)'),
+    Option('--fine-tune', 'Train the backbone further as well: minutes, for some hundred new photos or more', default=False),
+    *DATA_OPTIONS, verbose=True)
 def adapt(
     args # Parsed arguments
 ):
     "Fit a run to the photos of another place, in seconds"
     from garbage_clf.analysis.report import report
-    from garbage_clf.train.adapt import adapt as adapt_run, adapted_table
+    from garbage_clf.train.adapt import adapt as fit_head, adapted_table
+    from garbage_clf.train.fine_tune import fine_tune
     from garbage_clf.use.builtin import find_run
     out = Path(args.out or new_run_path(f'{Path(args.run).name}-adapted'))
     check_outside(out, args.data)
     items = read_args(args)
+    adapt_run = fine_tune if args.fine_tune else fit_head
     run = adapt_run(find_run(args.run), items, out, args.device)
     page = report(run)
     print_table(adapted_table(run.metrics), index=True)

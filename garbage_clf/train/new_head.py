@@ -41,7 +41,7 @@ def adapted_recipe(
     r = run.recipe
     if run.labels['modalities']!=['image'] or r.model in FROM_SCRATCH:
         raise WorkbookError(f'{run.path} cannot be adapted: give a run that takes photos alone, with a pretrained '
-            'backbone')
+            'backbone, or choose --fine-tune')
     name = r.name.removesuffix(ADAPTED)
     about = f'{name}, with a linear head that was fitted anew on photos of another place'
     kept = dict(pretrained=r.pretrained, size=r.size, batch_size=r.batch_size, seed=r.seed)
