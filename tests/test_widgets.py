@@ -102,7 +102,17 @@ def test_review(page, lab, folder):
     assert page.locator('.jp-Notebook .jp-Cell').count()==1
     page.locator('.jupyter-widgets select').first.select_option('all')
     page.locator('.photo-browser-progress', has_text='of 143, 1 marked').wait_for() # The whole test split
+    page.locator('.jupyter-widgets select').nth(3).select_option('valid')
+    page.locator('.photo-browser-progress', has_text='of 142, 0 marked').wait_for()
+    page.locator('.photo-browser-image').wait_for()
+    page.get_by_role('button', name='explain (e)').click()
+    heat = page.locator('.photo-browser-figure').first
+    heat.wait_for()
+    assert heat.inner_text().startswith('speaks for ')
+    assert page.locator('.photo-browser-figure').count()==4
+    heat.locator('img').click() # Larger
     page.screenshot(path=folder/'review.png')
+    assert heat.locator('img').bounding_box()['height']==500
 
 def test_label_and_adapt(page, lab, folder):
     from garbage_clf.data.tables import from_table

@@ -36,12 +36,13 @@ function render({ model, el }) {
   const photo = element('div', 'photo')
   const facts = element('div', 'facts')
   const main = element('div', 'main')
+  const more = element('div', 'more')
   main.append(photo, facts)
   const keys = element('div', 'keys')
   const moves = element('div', 'moves')
   const message = element('div', 'message')
   message.setAttribute('role', 'status')
-  root.append(progress, main, keys, moves, message)
+  root.append(progress, main, more, keys, moves, message)
   el.append(root)
 
   const total = () => model.get('total')
@@ -85,16 +86,45 @@ function render({ model, el }) {
     next(i)
   }
 
+  function askMore() {
+    const card = cards.get(model.get('index'))
+    if (!card || !card.has_more || card.pictures) return
+    card.pictures = [element('div', 'nothing', '...')]
+    model.send({ more: card.card })
+    show()
+  }
+
+  function picture(caption, bytes) {
+    const node = element('figure', 'figure')
+    const image = element('img', 'small')
+    image.alt = caption
+    image.src = URL.createObjectURL(new Blob([bytes], { type: 'image/jpeg' }))
+    image.addEventListener('click', () => node.classList.toggle('photo-browser-wide'))
+    node.append(image, element('figcaption', 'caption', caption))
+    return node
+  }
+
+  function takeMore(answer, buffers) {
+    const card = cards.get(answer.more)
+    if (!card) return
+    card.pictures = buffers.map((bytes, k) => picture(answer.captions[k], bytes))
+    if (answer.error) card.pictures = [element('div', 'nothing', answer.error)]
+    if (answer.more === model.get('index')) show()
+  }
+
   function show() {
     const i = model.get('index')
     const marked = marks.filter((m) => m).length
     progress.textContent = total() ? `${i + 1} of ${total()}, ${marked} marked` : 'no photos'
     message.textContent = model.get('message')
     for (const node of keys.children) node.classList.toggle('photo-browser-chosen', node.dataset.name === marks[i])
-    if (!total()) return photo.replaceChildren(), facts.replaceChildren()
+    explain.hidden = true
+    if (!total()) return photo.replaceChildren(), facts.replaceChildren(), more.replaceChildren()
     want(i)
     const card = cards.get(i)
     if (!card) return
+    explain.hidden = !card.has_more
+    more.replaceChildren(...(card.pictures || []))
     photo.replaceChildren(card.node)
     facts.replaceChildren(element('div', 'title', card.title), ...card.lines.map((line) => element('div', 'line', line)),
       ...card.bars.map(bar))
@@ -105,6 +135,7 @@ function render({ model, el }) {
       unanswered -= 1
       return refresh()
     }
+    if ('more' in card) return takeMore(card, buffers)
     card.node = element('div', 'nothing', card.error)
     if (buffers.length) {
       card.node = element('img', 'image')
@@ -122,10 +153,12 @@ function render({ model, el }) {
     node.append(element('kbd', 'kbd', key), document.createTextNode(` ${name}`))
     keys.append(node)
   }
+  const explain = button('move', 'explain (e)', askMore)
   moves.append(
     button('move', '\u2190 back', () => go(model.get('index') - 1)),
     button('move', 'on \u2192', () => go(model.get('index') + 1)),
-    button('move', 'undo (u)', () => tell({ undo: true })))
+    button('move', 'undo (u)', () => tell({ undo: true })),
+    explain)
 
   root.addEventListener('keydown', (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return
@@ -134,6 +167,7 @@ function render({ model, el }) {
     else if (event.key === 'ArrowLeft') go(model.get('index') - 1)
     else if (event.key === 'ArrowRight') go(model.get('index') + 1)
     else if (event.key.toLowerCase() === 'u') tell({ undo: true })
+    else if (event.key.toLowerCase() === 'e') askMore()
     else return
     event.preventDefault()
     event.stopPropagation()
@@ -141,7 +175,10 @@ function render({ model, el }) {
 
   for (const name of ['index', 'marks', 'message']) model.on(`change:${name}`, refresh)
   show()
-  return () => cards.forEach((card) => card.node.src && URL.revokeObjectURL(card.node.src))
+  return () => {
+    for (const image of el.querySelectorAll('img')) URL.revokeObjectURL(image.src)
+    cards.forEach((card) => card.node.src && URL.revokeObjectURL(card.node.src))
+  }
 }
 
 export default { render }

@@ -23,10 +23,10 @@ from .suggest import suggest
 NONE = 'none of these'
 
 def class_keys(
-    classes:list[str] # At most 33
+    classes:list[str] # At most 32
 )->dict[str,str]: # Key to class
     "A key for each class, and one for none of them"
-    letters = [c for c in string.ascii_lowercase if c not in 'ux'] # Those are taken
+    letters = [c for c in string.ascii_lowercase if c not in 'eux'] # Those are taken
     keys = [*'123456789',*letters]
     if len(classes)>len(keys):
         raise WorkbookError(f'{len(classes)} classes, and only {len(keys)} keys: label them in a table')
