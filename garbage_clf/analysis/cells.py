@@ -27,7 +27,8 @@ from garbage_clf.analysis.breakdown import plot_calibration, plot_modalities
 from garbage_clf.analysis.elsewhere import source_table, unseen_table
 from garbage_clf.analysis.confusion import most_confused, plot_confusion
 from garbage_clf.analysis.curves import plot_curves
-from garbage_clf.analysis.gallery import plot_gallery, worst_mistakes
+from garbage_clf.analysis.gallery import worst_mistakes
+from garbage_clf.analysis.photo_cards import PhotoCards
 from garbage_clf.analysis.run_tables import facts_table, recipe_details
 from garbage_clf.analysis.verdict import verdict
 from garbage_clf.analysis.cells import main_split, save_plot
@@ -166,10 +167,11 @@ of the row."""),
         new_code_cell("mistakes if len(mistakes := most_confused(run, split)) else Markdown('There are none.')"),
         new_markdown_cell("""## The worst mistakes
 
-The mistakes in which the wrong class beat the true class by most, with the probability of the
-predicted class. Look for wrong labels, two things in one photo, and backgrounds that predict a
-class."""),
-        new_code_cell("save_plot(plot_gallery(worst_mistakes(run, split)), run, 'worst_mistakes')")]
+The mistakes in which the wrong class beat the true class by most. The bar of the true class is
+blue. Look for wrong labels, two things in one photo, and backgrounds that predict a class. To say
+what is the matter with each, and to see which training photos are nearest, open them in a notebook:
+`from garbage_clf.analysis.review import review; review('RUN')`."""),
+        new_code_cell("PhotoCards(worst_mistakes(run, split), run.labels['classes'])")]
 
 # %% ../../nbs/435_analysis.cells.ipynb #4b245b9b
 def training_cells()->list: # nbformat cells
