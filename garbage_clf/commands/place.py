@@ -46,7 +46,7 @@ def suggest(
 # %% ../../nbs/533_commands.place.ipynb #c6e5360b
 @command(
     RUN, DATA, DEVICE, Option('--out', 'Folder of the new run (default: a new one under runs/)'),
-    Option('--fine-tune', 'Train the backbone further as well: minutes, for some hundred new photos or more', default=False),
+    Option('--fine-tune', 'Train the backbone further: for photos with texts, or with many new photos', default=False),
     *DATA_OPTIONS, verbose=True)
 def adapt(
     args # Parsed arguments
