@@ -144,7 +144,8 @@ def results_of(correct, **columns):
     rows = pd.DataFrame(dict(image=pd.NA, text=[f't{i}' for i in range(n)], split='test', source='a', actual='x'), index=range(n))
     rows['predicted'] = np.where(correct, 'x', 'y')
     rows = rows.assign(**columns).astype('string')
-    return SimpleNamespace(results=rows, items=sample_items(), labels=dict(modalities=['text']))
+    nothing_seen = pd.DataFrame(dict(text=['other'], split=['train']))
+    return SimpleNamespace(results=rows, items=nothing_seen, labels=dict(modalities=['text']))
 
 def test_a_weak_group_is_named_once():
     run = results_of([True]*80+[False]*20, source=['a']*70+['b']*30)
