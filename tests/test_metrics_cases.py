@@ -1,20 +1,29 @@
 "Metrics beside scikit-learn and torchmetrics, and the cases in which analyses of a run have little to go on"
 import json, shutil
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from garbage_clf.analysis.compare_runs import open_runs, plot_runs, run_folders, run_names, runs_table, seed_table
 from garbage_clf.analysis.costs import cost_matrix, cost_table, expected_costs, least_cost, run_decisions
+from garbage_clf.analysis.ensembles import ensemble, ensemble_table
+from garbage_clf.analysis.gallery import plot_gallery
 from garbage_clf.analysis.groups import MIN_GROUP, group_sentences, group_table, quartile_bands
+from garbage_clf.analysis.paired import first_right, mcnemar, paired_test
 from garbage_clf.bins import check_costs, read_rules
+from garbage_clf.cli import main
 from garbage_clf.core import WorkbookError
+from garbage_clf.data.items import to_items
 from garbage_clf.data.sample import sample_items
 from garbage_clf.metrics import bootstrap_interval, classification_metrics, metrics_by_split, metrics_table, wilson
 from garbage_clf.scores import scores_by_split
+from garbage_clf.train.cross_validate import cross_validate, fold_summary
 from garbage_clf.train.fit import fit
 from garbage_clf.train.recipes import get_recipe
 from garbage_clf.train.run import Run
@@ -221,3 +230,148 @@ def test_a_run_without_a_test_split(run):
     for function in (group_table, run_decisions):
         with pytest.raises(WorkbookError, match='this run has no test items: it has valid'): function(one)
     assert len(run_decisions(one, 'valid'))==len(one.results)
+
+
+# Finished runs beside each other
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "Three runs on the same items, and one on others"
+    d,items = tmp_path_factory.mktemp('compare'),sample_items()
+    for name,recipe in (('words','text-tfidf'),('bow','bow'),('again','text-tfidf')):
+        fit(items, get_recipe(recipe), d/'runs'/name, device='cpu')
+    words = items.assign(text=items.text+' and more', image=pd.NA)
+    fit(words, get_recipe('text-tfidf'), d/'others'/'other', device='cpu')
+    return d
+
+def test_runs_can_be_named_in_many_ways(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert [p.name for p in run_folders('runs')]==['again','bow','words']
+    assert [p.name for p in run_folders(['runs/w*',Run('runs/bow'),folder/'runs'/'words'])]==['words','bow']
+    assert [p.name for p in run_folders(Run('runs/bow'))]==['bow']
+    assert run_names(open_runs('runs/*'))==['again','bow','words']
+
+def test_table_has_what_the_runs_say(folder):
+    table = runs_table(open_runs(folder/'runs'))
+    m = Run(folder/'runs'/'bow').metrics
+    row = table.loc['bow']
+    assert row.n==m['test']['n'] and row.low==round(m['test']['accuracy_ci'][0], 3) and row.ece==round(m['test']['ece'], 3)
+    assert row.seconds==pytest.approx(sum(m['seconds'].values()), abs=.06) and table['items'].nunique()==1
+    assert table.accuracy.is_monotonic_decreasing
+
+def test_the_same_training_twice_shows_no_difference(folder):
+    result = paired_test(*open_runs([folder/'runs'/'again',folder/'runs'/'words']))
+    assert (result.p,result.difference,result.agreement)==(1,0,1)
+
+def test_paired_test_by_hand(folder):
+    words,bow = open_runs([folder/'runs'/'words',folder/'runs'/'bow'])
+    a,b = (r.results[r.results.split=='test'].eval('actual==predicted').to_numpy() for r in (words,bow))
+    result = paired_test(words, bow)
+    assert (result.only_first,result.only_second)==((a&~b).sum(),(b&~a).sum())
+    assert result.difference==pytest.approx(a.mean()-b.mean())
+    low,high = bootstrap_interval(a.astype(int)-b)
+    assert (result.low,result.high)==(low,high)
+
+@pytest.mark.parametrize('first,second', [(0,0),(1,0),(5,5),(9,1),(0,40),(120,80)])
+def test_mcnemar(first, second):
+    from math import comb
+    n,k = first+second,min(first, second)
+    by_hand = min(1, 2*sum(comb(n, i) for i in range(k+1))/2**n)
+    assert mcnemar(first, second)==pytest.approx(by_hand) and mcnemar(second, first)==mcnemar(first, second)
+
+def test_runs_on_different_items(folder):
+    words,other = open_runs([folder/'runs'/'words',folder/'others'])
+    with pytest.raises(WorkbookError, match='words and other share 0 of 143 and 143 test items: comparing them takes 30'):
+        paired_test(words, other)
+    assert runs_table([words,other])['items'].nunique()==2
+    with pytest.raises(WorkbookError, match='share 0 test items: an ensemble takes 30'): ensemble([words,other])
+
+def test_runs_share_some_items(folder, tmp_path):
+    items = sample_items()
+    tests = items.index[items.split=='test']
+    some = fit(items.drop(tests[40:]), get_recipe('text-tfidf'), tmp_path/'some', device='cpu')
+    assert paired_test(Run(folder/'runs'/'words'), some).n==40
+
+@pytest.fixture
+def broken(folder, tmp_path, request):
+    "A copy of a run with one thing wrong, beside a sound one"
+    for name in ('words','bow'): shutil.copytree(folder/'runs'/name, tmp_path/'runs'/name)
+    path = tmp_path/'runs'/'bow'
+    name,what = request.param
+    if what=='missing': (path/name).unlink()
+    else: (path/name).write_text((path/name).read_text().replace('1', '2', 1))
+    return tmp_path/'runs'
+
+@pytest.mark.parametrize('broken', [(n,'missing') for n in ('recipe.json','labels.json','model.safetensors','metrics.json',
+    'evaluation_results.csv')] + [(n,'changed') for n in ('recipe.json','labels.json','metrics.json','evaluation_results.csv','items.csv')],
+    indirect=True, ids=str)
+def test_a_broken_run_does_not_stop_the_others(broken, caplog):
+    assert [r.path.name for r in open_runs(broken)]==['words']
+    assert 'bow' in caplog.text
+    with pytest.raises(WorkbookError, match='bow'): open_runs(broken/'bow')
+    assert main(['compare',str(broken)])==0
+    assert main(['compare',str(broken/'bow')])==1
+
+def test_a_run_of_an_older_version_is_compared(folder, run, tmp_path):
+    as_old(Run(folder/'runs'/'words'), tmp_path/'old')
+    runs = open_runs([tmp_path/'old',folder/'runs'/'bow'])
+    table = runs_table(runs)
+    assert np.isnan(table.log_loss['old']) and table.log_loss['bow']>0
+    assert paired_test(*runs).n==143
+    plt.close(plot_runs(table))
+
+def test_runs_without_a_test_split(folder, tmp_path, caplog):
+    items = sample_items()
+    fit(items[items.split!='test'], get_recipe('text-tfidf'), tmp_path/'valid', device='cpu')
+    with pytest.raises(WorkbookError, match='valid has no metrics of test items'): open_runs(tmp_path)
+    assert [r.path.name for r in open_runs([tmp_path,folder/'runs'/'bow'])]==['bow'] and 'no metrics of test items' in caplog.text
+    assert [r.path.name for r in open_runs(tmp_path, 'valid')]==['valid']
+
+def test_photos_that_have_gone(tmp_path, caplog):
+    items = sample_items(300)
+    for i,path in enumerate(items.image): shutil.copy(path, tmp_path/f'{i}.png')
+    items = items.assign(image=[str(tmp_path/f'{i}.png') for i in range(len(items))])
+    runs = [fit(items, get_recipe('cnn-small', size=32, epochs=1, seed=s), tmp_path/f'run{s}', device='cpu') for s in (1,2)]
+    before = paired_test(*runs)
+    for path in items.image[items.split=='test'][:10]: Path(path).unlink()
+    after = paired_test(*open_runs([r.path for r in runs]))
+    assert (before.n,before.p)==(after.n,after.p)
+    assert group_table(runs[0]).attrs['n_unreadable']==10
+    assert len(plot_gallery(first_right(*runs)).axes)>0
+    plt.close('all')
+    assert seed_table(runs_table(runs)).seeds.tolist()==[2]
+
+def test_ensemble_is_the_mean(folder):
+    runs = open_runs([folder/'runs'/'words',folder/'runs'/'bow'])
+    column = 'probability_TTR'
+    tests = [r.results[r.results.split=='test'] for r in runs]
+    mean = (tests[0][column].to_numpy()+tests[1][column].to_numpy())/2
+    assert np.allclose(ensemble(runs)[column], mean, atol=1e-6)
+    table = ensemble_table(runs)
+    assert table.accuracy['words']==round(runs[0].metrics['test']['accuracy'], 3) and len(table)==3
+
+def test_100_classes_are_compared(tmp_path):
+    rows = [dict(text=f'word{c} thing{c} number {k}', label=f'class {c:02}', split='test' if k<1 else 'valid' if k<2 else 'train')
+        for c in range(100) for k in range(8)]
+    items = to_items(rows)
+    runs = [fit(items, get_recipe('bow', epochs=2), tmp_path/name, device='cpu') for name in ('one','two')]
+    assert paired_test(*runs).n==100 and len(ensemble_table(runs))==3
+    assert main(['compare',str(tmp_path),'--out',str(tmp_path/'out'),'--ensemble'])==0
+    assert {p.name for p in (tmp_path/'out').iterdir()}=={'runs.csv','pairs.csv','ensemble.csv','runs.png','right_one.png','right_two.png'}
+    with pytest.raises(WorkbookError, match='do not know'): run_decisions(runs[0])
+
+def test_odd_names_of_runs_and_classes(tmp_path):
+    rows = [dict(text=f'word{c} number {k}', label=name) for c,name in enumerate(['$x_1$','=1+1','<b>']) for k in range(70)]
+    runs = [fit(to_items(rows), get_recipe('text-tfidf'), tmp_path/name, device='cpu') for name in ('=a $x$','<b>&')]
+    assert main(['compare',*[str(r.path) for r in runs],'--out',str(tmp_path/'out')])==0
+    assert (tmp_path/'out'/'runs.csv').read_text().count("'=a $x$")==1 # No formula
+
+def test_cross_validation_tests_every_item_once(tmp_path):
+    items = sample_items(200)
+    table = cross_validate(items, get_recipe('text-tfidf'), tmp_path, k=4, device='cpu')
+    tested = pd.concat([Run(tmp_path/f'fold-{i}').items.query('split=="test"') for i in range(1, 5)])
+    assert table.n.sum()==len(tested)==tested.image.nunique()
+    summary = fold_summary(table)
+    assert summary.n==len(tested) and summary.spread==pytest.approx(table.accuracy.std(), abs=1e-3)
+    right = sum(round(a*n) for a,n in zip(table.accuracy, table.n))
+    assert (summary.low,summary.high)==pytest.approx(wilson(right, len(tested)), abs=1e-3)

@@ -92,7 +92,8 @@ def _run_row(run, split):
     row = dict(recipe=as_command(run.recipe), seed=run.recipe.seed)
     row |= dict(n=m['n'], accuracy=m['accuracy'], low=low, high=high)
     for name in ('macro_f1','ece','log_loss'): row[name] = m.get(name)
-    row['seconds'] = round(sum(run.metrics.get('seconds', {}).values()), 1)
+    seconds = sum(run.metrics.get('seconds', {}).values())
+    row['seconds'] = round(seconds, 1) or None # 0 for a run that was put together
     row['MB'] = round((run.path/'model.safetensors').stat().st_size/1e6, 2)
     row['items'] = error_idx(rows.sort_values(['image','text'])).split(':')[0]
     return row
@@ -105,22 +106,24 @@ def runs_table(
     rows = {}
     for name,run in zip(run_names(runs), runs): rows[name] = _run_row(run, split)
     table = pd.DataFrame.from_dict(rows, orient='index').rename_axis('run')
-    table['log_loss'] = table.log_loss.astype(float)
+    table = table.astype({'log_loss':float, 'seconds':float})
     return table.sort_values('accuracy', ascending=False, kind='stable').round(3)
 
 # %% ../../nbs/421_analysis.compare_runs.ipynb #9693bdf1
 def _plot_cost(table, column, colors, ax):
-    "Accuracy over one cost, with intervals"
-    cost = table[column].clip(lower=.1)
-    for name,row in table.iterrows():
+    "Accuracy over one cost, with intervals, for the runs of which it is known"
+    known = table.dropna(subset=column)
+    if not len(known): return
+    cost = known[column].clip(lower=.01)
+    for name,row in known.iterrows():
         percent = [100*row.low,100*row.high]
         ax.plot([cost[name]]*2, percent, color=colors[name], lw=1.2)
-        ax.plot(cost[name], 100*row.accuracy, 'o', color=colors[name], label=name[:40])
+        ax.plot(cost[name], 100*row.accuracy, 'o', color=colors[name])
     ax.set(xscale='log', xlim=(cost.min()/2,cost.max()*2))
-    ax.xaxis.set_major_locator(LogLocator(subs=(1,3)))
+    steps = (1,3) if cost.max()<100*cost.min() else (1,)
+    ax.xaxis.set_major_locator(LogLocator(subs=steps))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter('{x:g}')
-    ax.tick_params(axis='x', labelsize=8)
 
 def plot_runs(
     table:pd.DataFrame, # From `runs_table`
@@ -136,7 +139,9 @@ def plot_runs(
     axs[0].set_ylabel('accuracy, %')
     counts = ', '.join(f'{n:,}' for n in sorted(table.n.unique()))
     fig.suptitle(f'Accuracy of {len(table)} runs and what it costs ({split}, n = {counts}, 95 % intervals)', fontsize=10)
-    if not many: axs[1].legend(fontsize=8, loc='upper left', bbox_to_anchor=(1,1))
+    if many: return fig
+    handles = [axs[1].plot([], [], 'o', color=colors[name], label=name[:40])[0] for name in table.index]
+    axs[1].legend(handles=handles, fontsize=8, loc='upper left', bbox_to_anchor=(1,1))
     return fig
 
 # %% ../../nbs/421_analysis.compare_runs.ipynb #dbb9e7b1

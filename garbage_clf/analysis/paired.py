@@ -16,7 +16,7 @@ from .compare_runs import run_names
 from .confusion import split_results
 from ..core import WorkbookError, log
 from ..data.prepare import item_digests
-from ..metrics import bootstrap_interval
+from ..metrics import bootstrap_interval, wilson
 from ..train.run import Run
 
 # %% ../../nbs/423_analysis.paired.ipynb #27bbc1fb
@@ -51,17 +51,18 @@ MIN_SHARED = 30 # Items that two runs must have in common
 def _by_key(run, keys, split):
     "Results of a run by item, each item once"
     rows,_ = split_results(run, split)
-    rows = rows.set_axis(keys)
-    rows['probability'] = rows.filter(like='probability_').max(axis=1)
-    return rows[~rows.index.duplicated()]
+    confidence = rows.filter(like='probability_').max(axis=1)
+    table = rows[['image','text','actual','predicted']].assign(probability=confidence)
+    table = table.set_axis(keys)
+    return table[~table.index.duplicated()]
 
 def _check_shared(n, runs, split):
-    "Refuse to compare runs that have hardly an item in common"
-    if n>=MIN_SHARED: return
+    "Say how many items runs have in common, and refuse to compare those that have hardly any"
     names = ' and '.join(run_names(runs))
-    counts = ' and '.join(str(run.metrics[split]['n']) for run in runs)
-    raise WorkbookError(f'{names} share {n} of {counts} {split} items: comparing them takes {MIN_SHARED}, so evaluate them '
-        'on the same ones')
+    counts = [run.metrics[split]['n'] for run in runs]
+    shared = f'{names} share {n} of {counts[0]} and {counts[1]} {split} items'
+    if n<MIN_SHARED: raise WorkbookError(f'{shared}: comparing them takes {MIN_SHARED}, so evaluate them on the same ones')
+    if n<max(counts): log.warning('%s: they are compared on those', shared)
 
 def shared_items(
     first:Run, # A finished run
@@ -106,7 +107,10 @@ def paired_test(
     right_1 = (both.predicted_1==both.actual).to_numpy(bool)
     right_2 = (both.predicted_2==both.actual).to_numpy(bool)
     gain = right_1.astype(int)-right_2
-    low,high = bootstrap_interval(gain)
+    if gain.any(): low,high = bootstrap_interval(gain)
+    else: # Nothing to draw from
+        _,high = wilson(0, len(gain))
+        low = -high
     row = dict(n=len(both), accuracy_1=right_1.mean(), accuracy_2=right_2.mean())
     row |= dict(difference=gain.mean(), low=low, high=high)
     row['only_first'] = int((gain==1).sum())

@@ -39,7 +39,7 @@ def _print_pairs(pairs, n_runs):
     from garbage_clf.analysis.paired import pair_sentence
     show('')
     for row in pairs.itertuples(): show(pair_sentence(row))
-    if len(pairs)>1: show(f'p is multiplied by the number of pairs, {len(pairs)} (Bonferroni).')
+    if len(pairs)>1: show(f'p is multiplied by the number of pairs, {len(pairs)} (Bonferroni); intervals are those of one pair alone.')
     if n_runs>BEST: show(f'These are the {BEST} best of {n_runs} runs: chosen by their accuracy, they look a little too good.')
 
 def _print_ensemble(runs, split):
@@ -67,11 +67,12 @@ def _write_tables(out, split, tables):
 
 def _write_galleries(out, runs, split):
     "For two runs, pictures of the items on which one is right and the other wrong"
+    from garbage_clf.analysis.compare_runs import run_names
     from garbage_clf.analysis.gallery import plot_gallery
     from garbage_clf.analysis.paired import first_right
-    first,second = runs
-    _write_plot(plot_gallery(first_right(first, second, split)), out/f'right_{first.path.name}.png')
-    _write_plot(plot_gallery(first_right(second, first, split)), out/f'right_{second.path.name}.png')
+    names = [name.replace('/', '-') for name in run_names(runs)]
+    for name,pair in zip(names, (runs,runs[::-1])):
+        _write_plot(plot_gallery(first_right(*pair, split)), out/f'right_{name}.png')
 
 # %% ../../nbs/531_commands.compare.ipynb #f07c6572
 @command(
