@@ -15,7 +15,7 @@ from garbage_clf.analysis.costs import cost_matrix, cost_table, expected_costs, 
 from garbage_clf.analysis.ensembles import ensemble, ensemble_table
 from garbage_clf.analysis.gallery import plot_gallery
 from garbage_clf.analysis.groups import MIN_GROUP, group_sentences, group_table, quartile_bands
-from garbage_clf.analysis.paired import first_right, mcnemar, paired_test
+from garbage_clf.analysis.paired import first_right, mcnemar, pair_sentence, pair_table, paired_test
 from garbage_clf.bins import check_costs, read_rules
 from garbage_clf.cli import main
 from garbage_clf.core import WorkbookError
@@ -375,3 +375,21 @@ def test_cross_validation_tests_every_item_once(tmp_path):
     assert summary.n==len(tested) and summary.spread==pytest.approx(table.accuracy.std(), abs=1e-3)
     right = sum(round(a*n) for a,n in zip(table.accuracy, table.n))
     assert (summary.low,summary.high)==pytest.approx(wilson(right, len(tested)), abs=1e-3)
+
+def test_a_sentence_is_seen_from_the_better_run():
+    row = SimpleNamespace(run='a', other='b', n=100, difference=-.3, low=-.4, high=-.2, only_first=5, only_second=35, p=.001)
+    assert pair_sentence(row).startswith('b is better than a (30.0 points, 95 % interval 20.0 to 40.0; alone right on 35 and 5 of')
+    row.p = .3
+    assert pair_sentence(row).startswith('no difference between b and a is shown')
+
+@pytest.mark.parametrize('name', ['recipe.json','labels.json'])
+def test_a_damaged_old_run_does_not_stop_the_others(folder, tmp_path, name):
+    old = as_old(Run(folder/'runs'/'words'), tmp_path/'old')
+    (old.path/name).write_text('{"classes": [')
+    assert [r.path.name for r in open_runs([tmp_path,folder/'runs'/'bow'])]==['bow']
+
+def test_pairs_are_corrected(folder):
+    runs = open_runs(folder/'runs')
+    pairs = pair_table(runs)
+    by_hand = [min(1, 3*paired_test(runs[i], runs[j]).p) for i,j in ((0,1),(0,2),(1,2))]
+    assert pairs.p.tolist()==pytest.approx(by_hand, abs=1e-4)

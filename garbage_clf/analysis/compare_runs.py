@@ -17,7 +17,7 @@ from .confusion import split_results
 from .measure import error_idx
 from ..core import WorkbookError, log
 from ..plots import MUTED, class_colors
-from ..train.checksums import check_files
+from ..train.checksums import check_files, check_pair
 from ..train.recipes import as_command
 from ..train.run import Run
 
@@ -54,6 +54,7 @@ def _open(folder, split):
     "A run whose files are as they were written, and that has been tested on items of the split"
     run = Run(folder)
     check_files(run)
+    check_pair(run)
     if split not in run.metrics: raise WorkbookError(f'{folder} has no metrics of {split} items')
     split_results(run, split)
     return run

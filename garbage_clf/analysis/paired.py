@@ -32,6 +32,7 @@ def item_keys(
     split:str='test' # 'test' or 'valid'
 )->list[pd.Series]: # Of each run, a key for each row of its results
     "What the items of several runs are known by"
+    read_texts = all('text' in run.labels['modalities'] for run in runs)
     kept = [_kept_digests(run) for run in runs]
     anywhere = {}
     for digests in kept: anywhere.update(digests)
@@ -42,7 +43,9 @@ def item_keys(
         digests = item_digests(rows.assign(sha256=known))
         digests = digests.reindex(rows.index, fill_value='')
         photo = digests.mask(digests=='', rows.image.fillna(''))
-        keys.append(photo+'\n'+rows.text.fillna(''))
+        text = rows.text.fillna('')
+        if not read_texts: text = text.where(rows.image.isna(), '')
+        keys.append(photo+'\n'+text)
     return keys
 
 # %% ../../nbs/423_analysis.paired.ipynb #9909f7ac
@@ -150,14 +153,16 @@ def pair_sentence(
     low = 100*row.low
     high = 100*row.high
     better,worse = row.run,row.other
+    alone = [row.only_first,row.only_second]
     if row.difference<0: # Seen from the better one
         better,worse = worse,better
         low,high = -high,-low
+        alone.reverse()
     says = f'{better} is better than {worse}'
-    if row.p>=.05: says = f'no difference between {row.run} and {row.other} is shown'
+    if row.p>=.05: says = f'no difference between {better} and {worse} is shown'
     p = f'p = {row.p:.2g}' if row.p>=1e-4 else 'p < 0.0001'
     interval = f'{points:.1f} points, 95 % interval {low:.1f} to {high:.1f}'
-    counts = f'alone right on {row.only_first} and {row.only_second} of {row.n:,} items'
+    counts = f'alone right on {alone[0]} and {alone[1]} of {row.n:,} items'
     return f"{says} ({interval}; {counts}; McNemar's exact test, {p})"
 
 # %% ../../nbs/423_analysis.paired.ipynb #b1f9185d
