@@ -4,24 +4,31 @@
 
 # %% auto #0
 __all__ = ['add_parameters', 'WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Predictor', 'adapt', 'adapted_table', 'audit',
-           'broken', 'change', 'class_colors', 'classification_metrics', 'confusion_matrix', 'correct', 'differences',
-           'evaluate', 'explore', 'export_weights', 'find_lr', 'fine_tune', 'fit', 'folds', 'from_folder',
-           'from_photos', 'from_table', 'get_recipe', 'item_features', 'join', 'label_errors', 'label_photos',
-           'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table', 'montage', 'most_confused',
-           'overlap_table', 'plot_balance', 'plot_confusion', 'plot_curves', 'plot_gallery', 'predict', 'publish',
-           'read_corrections', 'read_items', 'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation',
-           'register_model', 'relabel', 'report', 'resume_fit', 'review', 'sample_items', 'set_style', 'split',
-           'state_table', 'suggest', 'summary', 'to_bin', 'to_items', 'trashnet', 'wilson', 'worst_mistakes',
-           'write_table']
+           'broken', 'change', 'class_colors', 'classification_metrics', 'confusion_matrix', 'correct', 'cost_table',
+           'cross_validate', 'differences', 'ensemble_table', 'evaluate', 'explore', 'first_right', 'fold_summary',
+           'group_sentences', 'group_table', 'export_model', 'export_weights', 'find_lr', 'fine_tune', 'fit', 'folds',
+           'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'join', 'label_errors',
+           'label_photos', 'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table', 'montage',
+           'most_confused', 'open_runs', 'overlap_table', 'pair_table', 'paired_test', 'plot_groups', 'plot_runs',
+           'run_decisions', 'runs_table', 'scores_by_split', 'plot_balance', 'plot_confusion', 'plot_curves',
+           'plot_gallery', 'predict', 'publish', 'read_corrections', 'read_items', 'read_rules', 'recipe_fields',
+           'recipes_table', 'register_augmentation', 'register_model', 'relabel', 'report', 'resume_fit', 'review',
+           'sample_items', 'set_style', 'split', 'state_table', 'suggest', 'summary', 'to_bin', 'to_items', 'trashnet',
+           'wilson', 'worst_mistakes', 'write_table']
 
 # %% ../nbs/536_all.ipynb #1eb9de4e
 from .analysis.breakdown import state_table, modality_table, overlap_table
 from .analysis.compare import differences, summary
+from .analysis.compare_runs import open_runs, plot_runs, runs_table
 from .analysis.confusion import most_confused, plot_confusion
+from .analysis.costs import cost_table, run_decisions
 from .analysis.curves import plot_curves
+from .analysis.ensembles import ensemble_table
 from .analysis.gallery import plot_gallery, worst_mistakes
+from .analysis.groups import group_sentences, group_table, plot_groups
 from .analysis.label_errors import item_features, label_errors
 from .analysis.measure import measure
+from .analysis.paired import first_right, pair_table, paired_test
 from .analysis.report import report
 from .analysis.review import review
 from .bins import read_rules, to_bin
@@ -40,7 +47,9 @@ from .data.trashnet import trashnet
 from .metrics import classification_metrics, confusion_matrix, metrics_line, metrics_table, wilson
 from .models.registry import register_model
 from .plots import class_colors, set_style
+from .scores import scores_by_split
 from .train.adapt import adapt, adapted_table
+from .train.cross_validate import cross_validate, fold_summary
 from .train.fine_tune import fine_tune
 from .train.evaluate import evaluate
 from .train.find_lr import find_lr
@@ -51,6 +60,7 @@ from .train.recipe_change import change
 from .train.recipes import RECIPES, get_recipe, recipes_table
 from .train.run import Run, load_model
 from .use.export import export_weights
+from .use.portable import export_model
 from .use.label import label_photos
 from .use.predict import Predictor, predict
 from .use.publish import publish
@@ -94,10 +104,12 @@ for _name,_value in list(globals().items()):
         add_parameters(_value)
 
 _all_ = ['WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Predictor', 'adapt', 'adapted_table', 'audit', 'broken', 'change', 'class_colors',
-    'classification_metrics', 'confusion_matrix', 'correct', 'differences', 'evaluate', 'explore',
-    'export_weights', 'find_lr', 'fine_tune', 'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'join',
+    'classification_metrics', 'confusion_matrix', 'correct', 'cost_table', 'cross_validate', 'differences', 'ensemble_table',
+    'evaluate', 'explore', 'first_right', 'fold_summary', 'group_sentences', 'group_table',
+    'export_model', 'export_weights', 'find_lr', 'fine_tune', 'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'join',
     'label_errors', 'label_photos',
-    'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table', 'montage', 'most_confused', 'overlap_table',
+    'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table', 'montage', 'most_confused', 'open_runs',
+    'overlap_table', 'pair_table', 'paired_test', 'plot_groups', 'plot_runs', 'run_decisions', 'runs_table', 'scores_by_split',
     'plot_balance', 'plot_confusion', 'plot_curves', 'plot_gallery', 'predict', 'publish', 'read_corrections', 'read_items',
     'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model', 'relabel', 'report',
     'resume_fit', 'review', 'sample_items', 'set_style', 'split', 'state_table', 'suggest', 'summary', 'to_bin', 'to_items', 'trashnet', 'wilson',

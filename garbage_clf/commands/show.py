@@ -36,6 +36,7 @@ def print_metrics(
 ):
     "Print metrics by split, by modality, and by class"
     from garbage_clf.metrics import accuracy_line, metrics_line, metrics_table
+    from garbage_clf.scores import scores_by_split
     splits = [s for s in ('test','valid') if s in metrics]
     for s in splits: print(f'{s:5}  {metrics_line(metrics[s])}')
     s = splits[0]
@@ -47,6 +48,10 @@ def print_metrics(
     print_elsewhere(metrics.get('leave_source_out', {}))
     print()
     print_table(metrics_table(metrics[s]), index=True)
+    scores = scores_by_split(metrics)
+    if not len(scores): return # A run of an older version
+    print()
+    print_table(scores, index=True)
 
 # %% ../../nbs/524_commands.show.ipynb #2c437796
 def _prediction_row(p):

@@ -135,16 +135,35 @@ def report(
     show(write_report(Run(args.run)))
 
 # %% ../../nbs/532_commands.use.ipynb #ce1abe17
+def _export_weights(args, format):
+    "Weights alone, in a folder of their own"
+    from garbage_clf.use.export import export_weights
+    from garbage_clf.use.portable import MODEL_FORMATS
+    try: return export_weights(args.run, args.out or Path(args.run)/f'export-{format}', format)
+    except WorkbookError as e:
+        if 'format of weights' not in str(e): raise
+        raise WorkbookError(f'{e}; or models, any of {", ".join(MODEL_FORMATS)}, with commas between') from e
+
 @command(
-    RUN, Option('--to', 'Format: safetensors, pt or npy', default='safetensors'),
-    Option('--out', 'A new folder (default: RUN/export-FORMAT)'))
+    RUN, Option('--to', 'Models that classify by themselves: onnx, onnx-fp16, onnx-int8, pt2, with commas between; or weights '
+        'alone: safetensors, pt or npy', default='onnx'),
+    Option('--out', 'A new folder (default: RUN/export, or RUN/export-FORMAT for weights)'),
+    Option('--force', 'Keep models that differ too much from the run as well', default=False), verbose=True)
 def export(
     args # Parsed arguments
 ):
-    "Write a run's weights for other programs"
-    from garbage_clf.use.export import export_weights
-    out = args.out or Path(args.run)/f'export-{args.to}'
-    show(export_weights(args.run, out, args.to))
+    "Write a run's model, checked, for other programs"
+    import json
+    from garbage_clf.use.builtin import NAME, find_run
+    from garbage_clf.use.parity import export_table
+    from garbage_clf.use.portable import MODEL_FORMATS, export_model
+    formats = [name.strip() for name in args.to.split(',')]
+    if not set(formats) & set(MODEL_FORMATS): return show(_export_weights(args, args.to))
+    out = args.out or ('builtin-export' if args.run==NAME else Path(args.run)/'export')
+    folder = export_model(find_run(args.run), out, formats, args.force)
+    checks = json.loads((folder/'export.json').read_text())['check']
+    print_table(export_table(checks).T, index=True)
+    show(f'\nfolder  {folder}\ntry it  python {folder}/classify.py PHOTO')
 
 # %% ../../nbs/532_commands.use.ipynb #c6746f98
 @command(

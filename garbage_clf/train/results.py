@@ -25,7 +25,7 @@ def results_table(
     df = items[columns].assign(actual=items.label, predicted=predicted).reset_index(drop=True)
     df['ood_score'] = np.nan if ood_score is None else np.round(ood_score, 4)
     probabilities = {f'probability_{c}': np.asarray(probs[:,i]).round(6) for i,c in enumerate(classes)}
-    return df.assign(**probabilities)
+    return df.join(pd.DataFrame(probabilities, index=df.index))
 
 # %% ../../nbs/367_train.results.ipynb #c58c632e
 def source_metrics(

@@ -77,6 +77,11 @@ class SplitMetrics(Accuracy):
     "Metrics of one split, from `classification_metrics`"
     macro_f1:Share
     ece:Share
+    balanced_accuracy:Share = None # From here to `brier`: runs of older versions lack them
+    weighted_f1:Share = None
+    top3_accuracy:Share = None
+    log_loss:Annotated[float, Field(ge=0)] = None
+    brier:Annotated[float, Field(ge=0, le=2)] = None
     per_class:Annotated[dict[str,ClassMetrics], Field(min_length=1)]
     by_source:dict[str,Accuracy] = {}
 
