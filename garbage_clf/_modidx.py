@@ -2546,8 +2546,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'garbage_clf/use/network.py')},
             'garbage_clf.use.onnx_files': { 'garbage_clf.use.onnx_files._dynamic_shapes': ( 'use.onnx_files.html#_dynamic_shapes',
                                                                                             'garbage_clf/use/onnx_files.py'),
-                                            'garbage_clf.use.onnx_files._outer_nodes': ( 'use.onnx_files.html#_outer_nodes',
-                                                                                         'garbage_clf/use/onnx_files.py'),
                                             'garbage_clf.use.onnx_files._quiet': ( 'use.onnx_files.html#_quiet',
                                                                                    'garbage_clf/use/onnx_files.py'),
                                             'garbage_clf.use.onnx_files._sensitive': ( 'use.onnx_files.html#_sensitive',
