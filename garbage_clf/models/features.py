@@ -17,7 +17,8 @@ from ..data.augment import AUGMENTATIONS
 from ..data.download import photo_digests
 from ..data.pixels import name_copies, photo_pixels
 from ..data.store import Store
-from .inference import predict_batches, tta_view
+from .engine import backbone_outputs
+from .inference import tta_view
 from .layers import Backbone, SideBySide, even
 from .precision import precision
 
@@ -91,7 +92,7 @@ def _maker(extractor, paths, digests, view, unreadable):
         unreadable.update(bad)
         good = [i for i in missing if paths[i] not in bad]
         batches = _batches(extractor, x, [digests[i] for i in good], view)
-        yield from _blocks(good, predict_batches(extractor.net, batches, extractor.device))
+        yield from _blocks(good, backbone_outputs(extractor.net, batches, extractor.device))
     return make
 
 def _features_side_by_side(extractor, paths):
