@@ -48,7 +48,7 @@ def test_good_photos_train(photos, out):
     assert train(photos, out)==0
     assert RUN_FILES <= {p.name for p in out.iterdir()}
     plots = {p.name for p in (out/'plots').iterdir()}
-    assert plots=={'calibration.png','confusion_matrix.png','learning_curves.png'}
+    assert plots=={'calibration.png','confusion_matrix.png','groups.png','learning_curves.png'}
 
 def test_missing_folder(tmp_path, capsys): fails(capsys, 'no data at', 'train', tmp_path/'nowhere')
 

@@ -5,16 +5,14 @@
 # %% auto #0
 __all__ = ['IMPORTS', 'OPENING', 'main_split', 'opening_cells', 'for_notebook', 'metrics_cells', 'confidence_cells',
            'adapted_cells', 'modality_cells', 'overlap_cells', 'elsewhere_cells', 'learning_cells', 'mistake_cells',
-           'training_cells', 'report_cells', 'save_plot']
+           'group_cells', 'training_cells', 'report_cells']
 
 # %% ../../nbs/435_analysis.cells.ipynb #f0ecd694
-import matplotlib.pyplot as plt
-from IPython.display import Image
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from .elsewhere import elsewhere_text
+from .kept_plots import save_plot # Reports of older versions import it from here
 from .run_tables import threshold_text, unfamiliar_text
-from ..core import WorkbookError, atomic
 from ..escape import plain_text
 from ..train.recipes import as_command
 from ..train.run import Run
@@ -28,12 +26,15 @@ from garbage_clf.analysis.elsewhere import source_table, unseen_table
 from garbage_clf.analysis.confusion import most_confused, plot_confusion
 from garbage_clf.analysis.curves import plot_curves
 from garbage_clf.analysis.gallery import worst_mistakes
+from garbage_clf.analysis.groups import group_sentences, group_table, plot_groups
 from garbage_clf.analysis.photo_cards import PhotoCards
 from garbage_clf.analysis.run_tables import facts_table, recipe_details
 from garbage_clf.analysis.verdict import verdict
-from garbage_clf.analysis.cells import main_split, save_plot
+from garbage_clf.analysis.cells import main_split
+from garbage_clf.analysis.kept_plots import save_plot
 from garbage_clf.data.explore_plots import balance
 from garbage_clf.metrics import metrics_by_split, metrics_table
+from garbage_clf.scores import scores_by_split
 from garbage_clf.plots import set_style
 from garbage_clf.train.adapt import adapted_table
 from garbage_clf.train.run import Run"""
@@ -84,8 +85,11 @@ true accuracy may lie, given that number. `valid` chose the
 best epoch, so its accuracy is a little too high; `test` chose nothing. Macro-F1 is the mean over
 classes, so that small classes count as much as large ones. The calibration error (`ece`) is the distance
 between confidence and accuracy, 0 to 1; with one or two hundred items a calibrated model gets 0.05
-or more by chance."""),
+or more by chance. Below: balanced accuracy is the mean recall, weighted F1 counts each class by its items, top-3 asks
+whether the true class is among the three most probable, and log loss and Brier score punish
+confident mistakes."""),
         new_code_cell('metrics_by_split(run.metrics)'),
+        new_code_cell('scores_by_split(run.metrics)'),
         new_markdown_cell('By class. Where the support is small, the figures are mostly luck.'),
         new_code_cell("metrics_table(run.metrics[split]).astype(object).fillna('')")]
 
@@ -173,6 +177,16 @@ what is the matter with each, and to see which training photos are nearest, open
 `from garbage_clf.analysis.review import review; review('RUN')`."""),
         new_code_cell("PhotoCards(worst_mistakes(run, split), run.labels['classes'])")]
 
+# %% ../../nbs/435_analysis.cells.ipynb #6bf2257f
+def group_cells()->list: # nbformat cells
+    "Groups of items on which the run is worse"
+    return [
+        new_markdown_cell("""## Where it fails
+
+Is it worse on some items than on the others: from one source, dark or blurred, large or small?"""),
+        new_code_cell("Markdown('\\n\\n'.join(group_sentences(groups := group_table(run, split))))"),
+        new_code_cell("save_plot(plot_groups(groups), run, 'groups') if len(groups) else Markdown('There is one group.')")]
+
 # %% ../../nbs/435_analysis.cells.ipynb #4b245b9b
 def training_cells()->list: # nbformat cells
     "Items, recipe and seconds of the training"
@@ -197,18 +211,4 @@ def report_cells(
     cells += confidence_cells(run)
     if run.items.split.eq(main_split(run)).any(): cells += overlap_cells()
     if not adapted: cells += learning_cells()
-    return cells + mistake_cells() + training_cells()
-
-# %% ../../nbs/435_analysis.cells.ipynb #dd99b636
-def save_plot(
-    plot:plt.Figure|plt.Axes, # A finished plot
-    run:Run, # Whose `plots/` it goes into
-    name:str # Name of the file, without its ending
-)->Image: # For a notebook, at half the size of its pixels
-    "Keep a plot as a PNG with a run, and show that"
-    folder = run.path/'plots'
-    if folder.is_symlink(): raise WorkbookError(f'{folder} is a link: remove it')
-    path = folder/f'{name}.png'
-    with atomic(path) as new: plot.figure.savefig(new, format='png', dpi=150, bbox_inches='tight')
-    plt.close(plot.figure)
-    return Image(filename=str(path), embed=True, retina=True)
+    return cells + mistake_cells() + group_cells() + training_cells()

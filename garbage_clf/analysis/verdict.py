@@ -10,6 +10,7 @@ __all__ = ['percent', 'share_text', 'things', 'quality_text', 'weakest_class', '
 import pandas as pd
 
 from .confusion import most_confused, split_results
+from .groups import group_sentences, group_table
 from ..escape import plain_text
 from ..metrics import accuracy_metrics
 from ..train.run import Run
@@ -63,15 +64,19 @@ def weakest_class(
 def failure_text(
     run:Run, # A finished run
     split:str='test' # 'test' or 'valid'
-)->str: # Markdown, one or two sentences
+)->str: # Markdown, one to three sentences
     "Where a run fails"
     confused = most_confused(run, split)
     if not len(confused): return 'It made no mistake here.'
     name,metrics = weakest_class(run.metrics[split])
     m = confused.iloc[0]
+    table = group_table(run, split)
+    worse = table[table.worse].sort_values('accuracy')[:1]
+    worse.attrs = dict(n_unreadable=0)
+    group = f' Worse on {group_sentences(worse)[0]}' if len(worse) else ''
     mistake = f'{plain_text(m.actual)} taken for {plain_text(m.predicted)}'
     return (f'**Weakest class: {plain_text(name)}**, right on {share_text(metrics)}. Most frequent mistake: '
-        f'{mistake}, {m["count"]} of {m.of}.')
+        f'{mistake}, {m["count"]} of {m.of}.{group}')
 
 def trust_text(
     run:Run, # A finished run
