@@ -185,7 +185,7 @@ def group_cells()->list: # nbformat cells
 
 Is it worse on some items than on the others: from one source, dark or blurred, large or small?"""),
         new_code_cell("Markdown('\\n\\n'.join(group_sentences(groups := group_table(run, split))))"),
-        new_code_cell("save_plot(plot_groups(groups), run, 'groups') if len(groups) else Markdown('There is one group.')")]
+        new_code_cell("save_plot(plot_groups(groups), run, 'groups') if len(groups) else Markdown('All are alike.')")]
 
 # %% ../../nbs/435_analysis.cells.ipynb #4b245b9b
 def training_cells()->list: # nbformat cells

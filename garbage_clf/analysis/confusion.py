@@ -60,7 +60,7 @@ def _cell_text(counts, shares):
 def _side(n_classes):
     "Height of the square, inches"
     if n_classes<MANY: return 1.6+.72*n_classes
-    return min(2.5+.36*n_classes, 13)
+    return min(2.5+.26*n_classes, 12)
 
 def _label_axes(ax, classes):
     "Class names on both axes, as large as there is room for"
@@ -133,7 +133,8 @@ def plot_confusion_change(
     second,others = split_results(after, split)
     _same_items(first, second)
     classes = sorted({*classes,*others})
-    change = confusion_matrix(second.actual, second.predicted, classes)-confusion_matrix(first.actual, first.predicted, classes)
+    change = confusion_matrix(second.actual, second.predicted, classes)
+    change = change-confusion_matrix(first.actual, first.predicted, classes)
     good = change.where(np.eye(len(classes), dtype=bool), -change) # Off the diagonal, less is better
     side = _side(len(classes))
     if ax is None: _,ax = plt.subplots(figsize=(side+.8,side))

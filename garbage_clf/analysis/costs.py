@@ -52,7 +52,7 @@ def run_decisions(
     run:Run, # A finished run
     split:str='test', # 'test' or 'valid'
     rules:dict=None # From `read_rules`, with costs; None for the run's, or the package's
-)->pd.DataFrame: # image, text, actual, predicted, probability, decision, cost (of predicted), least_cost (of decision), is_changed (to another bin)
+)->pd.DataFrame: # image, text, actual, predicted, probability, decision, cost, least_cost, is_changed (to another bin)
     "What the most probable class and the cheapest decision cost for each item"
     rows,classes = split_results(run, split)
     rules = rules or run.rules or read_rules()

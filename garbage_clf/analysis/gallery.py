@@ -25,7 +25,7 @@ ORDERS = {
     'unfamiliar':'items least like the training data'}
 
 def _with_margins(rows, classes):
-    "Rows with the probability of the predicted and of the actual class, and the lead of the first class over the second"
+    "Rows with the probability of the predicted and of the actual class, and the lead of the first over the second"
     probs = rows[[f'probability_{c}' for c in classes]].to_numpy() # N x C
     actual_idx = pd.Index(classes).get_indexer(rows.actual) # N
     of_actual = probs[range(len(rows)), actual_idx] # N

@@ -175,9 +175,10 @@ def group_sentences(
     for (by,name),row in table[table.worse].iterrows(): sentences.append(_worse_text(by, name, row))
     n = table.p.notna().sum()
     verb = 'are' if len(sentences)>1 else 'is'
-    sentences.append(f'{len(sentences) or "None"} of {n} groups {verb} worse than the other items by more than chance allows '
-        f"(Fisher's exact test, 5 %, with Bonferroni's correction for {n} tests); groups of fewer than {MIN_GROUP} items "
+    sentences.append(f'{len(sentences) or "None"} of {n} groups {verb} worse than the other items by more than chance '
+        f"allows (Fisher's exact test, 5 %, Bonferroni's correction for {n} tests); groups of fewer than {MIN_GROUP} items "
         'were not tested.')
     gone = table.attrs['n_unreadable']
-    if gone: sentences.append(f'{gone} photos are gone or cannot be read: no size, brightness or sharpness of them is known.')
+    if gone:
+        sentences.append(f'{gone} photos are gone or cannot be read: no size, brightness or sharpness of them is known.')
     return sentences

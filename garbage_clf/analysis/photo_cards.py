@@ -43,7 +43,8 @@ def card_html(
     "One item as a card"
     title = f'{_safe(row.actual)}, predicted {_safe(row.predicted)}'
     words = '' if pd.isna(row.text) else f'<div class="words">{_safe(row.text)[:200]}</div>'
-    return f'<figure>{_photo_html(row.image)}<figcaption><strong>{title}</strong>{words}{_bars_html(row, classes)}</figcaption></figure>'
+    caption = f'<strong>{title}</strong>{words}{_bars_html(row, classes)}'
+    return f'<figure>{_photo_html(row.image)}<figcaption>{caption}</figcaption></figure>'
 
 # %% ../../nbs/433_analysis.photo_cards.ipynb #b18a7652
 CARD_STYLE = """<style>

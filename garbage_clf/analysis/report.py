@@ -62,7 +62,8 @@ h1, p, pre { overflow-wrap: anywhere; }
 .jp-Cell { padding: 0; }
 img { cursor: zoom-in; }
 .photo-cards img { height: 150px !important; }
-.photo-cards img.large, img.large { position: fixed; inset: 0; z-index: 9; width: 100vw !important; height: 100vh !important; object-fit: contain;
+.photo-cards img.large, img.large { position: fixed; inset: 0; z-index: 9; width: 100vw !important;
+  height: 100vh !important; object-fit: contain;
   background: #000d; cursor: zoom-out; max-width: none !important; }
 summary { cursor: pointer; }
 summary h2 { display: inline; font-family: var(--jp-content-font-family, sans-serif); font-size: 1.3em; }

@@ -25,7 +25,8 @@ def onnx_session(
     "A backbone in ONNX Runtime"
     import onnxruntime
     content = io.BytesIO()
-    names = dict(input_names=['photos'], output_names=['features'], dynamic_axes=dict(photos={0:'batch'}, features={0:'batch'}))
+    names = dict(input_names=['photos'], output_names=['features'])
+    names['dynamic_axes'] = dict(photos={0:'batch'}, features={0:'batch'})
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter('ignore') # It is deprecated
         torch.onnx.export(net, (batch[:2].contiguous(),), content, dynamo=False, opset_version=17, **names)

@@ -33,8 +33,8 @@ def fine_tune_recipe(
     "A short training of all layers at a small learning rate"
     r = run.recipe
     if r.text in FROM_SCRATCH_TEXT:
-        raise WorkbookError(f'{run.path} reads texts with {r.text}, whose vocabulary is that of its own texts: train again '
-            'on old and new items, which takes seconds')
+        raise WorkbookError(f'{run.path} reads texts with {r.text}, whose vocabulary is that of its own texts: '
+            'train again on old and new items, which takes seconds')
     name = r.name.removesuffix(ADAPTED)
     about = f'{name}, fine-tuned on items of another place'
     few_epochs = dict(epochs=5, head_epochs=0, unfreeze_from='', patience=0, ema=0., wise_ft=0.)
@@ -50,8 +50,8 @@ def _own_items(run):
     own = run.items
     gone = own.image.notna() & is_gone(own)
     if gone.any():
-        raise WorkbookError(f'{gone.sum()} of {len(own)} photos of the run have changed or are not where they were: put '
-            'them back, or adapt without fine-tuning')
+        raise WorkbookError(f'{gone.sum()} of {len(own)} photos of the run have changed or are not where they '
+            'were: put them back, or adapt without fine-tuning')
     return own
 
 def old_and_new(

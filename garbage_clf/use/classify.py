@@ -110,7 +110,8 @@ class Classifier:
     def run(self, pixels, rows, has_photo): # B x size x size x 3, B lists of token numbers, B booleans
         "Probabilities, B x C, and out-of-distribution scores, B"
         inputs = {}
-        if self.takes_photos: inputs['photos'] = np.ascontiguousarray(np.stack(pixels).transpose(0,3,1,2)) # B x 3 x size x size
+        if self.takes_photos:
+            inputs['photos'] = np.stack(pixels).transpose(0,3,1,2).copy() # B x 3 x size x size
         if self.takes_photos and self.takes_texts: inputs['has_photo'] = np.array(has_photo)
         if self.takes_texts:
             longest = max(1, *map(len, rows))
@@ -165,7 +166,8 @@ def classify(
     "Predictions of any number of items"
     photos = list(photos) if photos is not None else [None]*len(texts)
     texts = list(texts) if texts is not None else [None]*len(photos)
-    if len(photos)!=len(texts): raise ClassifyError(f'{len(photos)} photos and {len(texts)} texts: give as many of both')
+    if len(photos)!=len(texts):
+        raise ClassifyError(f'{len(photos)} photos and {len(texts)} texts: give as many of both')
     for start in range(0, len(photos), batch_size):
         batch = list(zip(photos[start:start+batch_size], texts[start:start+batch_size]))
         yield from _classify_batch(classifier, batch)

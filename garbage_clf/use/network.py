@@ -97,5 +97,6 @@ def portable_model(
         raise WorkbookError(f'{run.path} averages {n_views} augmented views, which cannot be exported: train with '
             '--set tta=2 or less')
     if run.recipe.text=='lstm':
-        raise WorkbookError('an LSTM over texts of different lengths cannot be exported: choose bow, text-tfidf or a transformer')
+        raise WorkbookError('an LSTM over texts of different lengths cannot be exported: choose bow, text-tfidf or a '
+            'transformer')
     return PortableModel(run).eval()

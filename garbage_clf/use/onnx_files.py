@@ -46,7 +46,8 @@ def _quiet():
     "Without the exporters' progress and warnings"
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    nowhere = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         warnings.simplefilter('ignore')
         try: yield
         finally: logging.disable(level)
@@ -62,9 +63,9 @@ def write_onnx(
     model = portable_model(run)
     args = tuple(torch.from_numpy(x.copy()) for x in batch.values())
     shapes = (_dynamic_shapes(batch),) # Of the one starred argument
-    names = dict(input_names=list(batch), output_names=list(OUTPUTS))
+    options = dict(input_names=list(batch), output_names=list(OUTPUTS), opset_version=OPSET, verbose=False)
     with _quiet(), torch.no_grad():
-        program = torch.onnx.export(model, args, dynamo=True, opset_version=OPSET, dynamic_shapes=shapes, verbose=False, **names)
+        program = torch.onnx.export(model, args, dynamo=True, dynamic_shapes=shapes, **options)
     proto = program.model_proto
     del proto.metadata_props[:]
     for node in [*proto.graph.node,*proto.graph.initializer,*proto.graph.value_info]:

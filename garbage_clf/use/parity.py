@@ -117,7 +117,8 @@ def differs_too_much(
     "Why a file is not handed over"
     if name in TOLERANCE:
         most = TOLERANCE[name]
-        return '' if found['difference']<=most else f'a probability differs by {found["difference"]:.2g}, and {most:g} is allowed'
+        if found['difference']<=most: return ''
+        return f'a probability differs by {found["difference"]:.2g}, and {most:g} is allowed'
     lost = pytorch['accuracy']-found['accuracy']
     if lost>MOST_LOST: return f'it loses {100*lost:.1f} points of accuracy, and {100*MOST_LOST:.0f} is allowed'
     if found['agreement']<LEAST_AGREEMENT:

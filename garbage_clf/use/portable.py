@@ -92,7 +92,8 @@ def _keep_good(folder, formats, checks, force):
         if checks[name]['handed_over']: kept.append(name)
     for name,file in MODEL_FORMATS.items():
         if name not in kept: (folder/file).unlink(missing_ok=True)
-    if not kept: raise WorkbookError('no exported file is as right as the run, so nothing is handed over: --force keeps them')
+    if not kept:
+        raise WorkbookError('no exported file is as right as the run, so nothing is handed over: --force keeps them')
     return kept
 
 def export_model(
@@ -115,5 +116,6 @@ def export_model(
         _write_beside(run, new)
         digests = {p.name: sha256(p) for p in sorted(new.iterdir())}
         machine = f'{platform.machine()}, {torch.get_num_threads()} threads'
-        write_json(new/'export.json', dict(about, formats=kept, model=MODEL_FORMATS[kept[0]], files=digests, machine=machine, check=checks))
+        about |= dict(formats=kept, model=MODEL_FORMATS[kept[0]], files=digests)
+        write_json(new/'export.json', dict(about, machine=machine, check=checks))
     return Path(out)
