@@ -145,12 +145,11 @@ def _read(classifier, photo, text):
     "Pixels, token numbers, whether there is a photo, and kind of one item"
     size = classifier.about['size']
     pixels = np.zeros((size,size,3), np.uint8) if classifier.takes_photos else None
-    row = []
     text = clean(text) if classifier.takes_texts else ''
     unknown = bool(text) and is_unknown(classifier.tokenizer, text)
     has_photo = classifier.takes_photos and photo is not None
     if has_photo: pixels = load_photo(photo, size)
-    if text and not (unknown and has_photo): row = encode_text(classifier.tokenizer, text)
+    row = encode_text(classifier.tokenizer, text) if text and not (unknown and has_photo) else []
     if not has_photo and not text:
         wanted = ' or '.join(dict(image='a photo', text='a text')[m] for m in classifier.about['modalities'])
         raise ValueError(f'it takes {wanted}')
