@@ -86,12 +86,16 @@ async def read_form(
     "What a form has in its fields photo and text"
     kind = request.headers.get('content-type', '').partition(';')[0].strip().lower()
     if kind not in TYPES: raise Refusal(415, f'send a form ({" or ".join(TYPES)}) with fields photo and text')
-    request = type(request)(request.scope, _limited(request.receive, limits))
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect, Request
+    request = Request(request.scope, _limited(request.receive, limits))
     try:
         async with asyncio.timeout(limits.seconds):
             form = await request.form(max_files=limits.items, max_fields=limits.items)
     except TimeoutError as e:
         raise Refusal(408, f'the request was not sent within {limits.seconds:g} seconds') from e
+    except ClientDisconnect as e: raise Refusal(400, 'the connection was closed before the request was there') from e
+    except HTTPException as e: raise Refusal(e.status_code, e.detail) from e # A form that cannot be parsed
     return _fields(form.multi_items(), limits)
 
 def _fields(pairs, limits):
