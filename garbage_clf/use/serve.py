@@ -9,7 +9,6 @@ __all__ = ['Answer', 'Answers', 'Problem', 'Service', 'check_installed', 'create
 import asyncio, os, socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 
 from pydantic import BaseModel
 
@@ -68,17 +67,17 @@ class Service:
         try: yield
         finally: self.n_items -= n
 
-    async def _decode(self, upload):
-        "A photo as the model takes it"
+    async def _decode(self, upload, text):
+        "An item with its photo, if it has one, as the model takes it"
+        if upload is None: return None,text
         def read(): return decode(upload.file.read(), self.classifier.about['size'], self.limits)
-        try: return await asyncio.get_running_loop().run_in_executor(self.decoders, read)
+        try: return await asyncio.get_running_loop().run_in_executor(self.decoders, read),text
         except Refusal as e: raise Refusal(e.status, f'photo {(upload.filename or "")[:80]!r}: {e}') from e
 
     async def _predict(self, items):
         "Predictions of uploaded photos and texts"
-        photos = await asyncio.gather(*[self._decode(photo) for photo,_ in items if photo])
-        uploads = iter(photos)
-        return await self.batcher.submit([(next(uploads) if photo else None,text) for photo,text in items])
+        decoded = await asyncio.gather(*[self._decode(*item) for item in items])
+        return await self.batcher.submit(decoded)
 
     async def answer(self, request)->list[dict]: # One for each item, in order
         "Predictions of a request; a `Refusal` where there are none"
@@ -91,7 +90,7 @@ class Service:
             raise Refusal(503, f'no answer within {self.limits.seconds:g} seconds: send it again later', 5) from e
         for i,((photo,_),found) in enumerate(zip(items, answers), 1):
             if 'error' in found: raise Refusal(422, f'item {i} of {len(items)}: {found["error"]}')
-            if photo: found['image'] = photo.filename or ''
+            if photo is not None: found['image'] = photo.filename or ''
         self.counters.items += len(items)
         return answers
 
