@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['add_parameters', 'WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Predictor', 'adapt', 'adapted_table', 'audit',
            'broken', 'change', 'class_colors', 'classification_metrics', 'confusion_matrix', 'correct', 'cost_table',
-           'cross_validate', 'differences', 'ensemble_table', 'evaluate', 'explore', 'first_right', 'fold_summary',
-           'group_sentences', 'group_table', 'export_model', 'export_weights', 'find_lr', 'fine_tune', 'fit', 'folds',
-           'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'join', 'label_errors',
-           'label_photos', 'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table', 'montage',
-           'most_confused', 'open_runs', 'overlap_table', 'pair_table', 'paired_test', 'plot_groups', 'plot_runs',
-           'run_decisions', 'runs_table', 'scores_by_split', 'plot_balance', 'plot_confusion', 'plot_curves',
-           'plot_gallery', 'predict', 'publish', 'read_corrections', 'read_items', 'read_rules', 'recipe_fields',
-           'recipes_table', 'register_augmentation', 'register_model', 'relabel', 'report', 'resume_fit', 'review',
-           'sample_items', 'set_style', 'split', 'state_table', 'suggest', 'summary', 'to_bin', 'to_items', 'trashnet',
-           'wilson', 'worst_mistakes', 'write_table']
+           'create_app', 'cross_validate', 'differences', 'ensemble_table', 'evaluate', 'explore', 'first_right',
+           'fold_summary', 'group_sentences', 'group_table', 'export_model', 'export_weights', 'find_lr', 'fine_tune',
+           'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'join',
+           'label_errors', 'label_photos', 'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table',
+           'montage', 'most_confused', 'open_export', 'open_runs', 'overlap_table', 'pair_table', 'paired_test',
+           'plot_groups', 'plot_runs', 'run_decisions', 'runs_table', 'scores_by_split', 'plot_balance',
+           'plot_confusion', 'plot_curves', 'plot_gallery', 'predict', 'predict_export', 'publish', 'read_corrections',
+           'read_items', 'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model',
+           'relabel', 'report', 'resume_fit', 'review', 'sample_items', 'set_style', 'split', 'state_table', 'suggest',
+           'summary', 'to_bin', 'to_items', 'trashnet', 'wilson', 'worst_mistakes', 'write_table']
 
 # %% ../nbs/536_all.ipynb #1eb9de4e
 from .analysis.breakdown import state_table, modality_table, overlap_table
@@ -60,10 +60,12 @@ from .train.recipe_change import change
 from .train.recipes import RECIPES, get_recipe, recipes_table
 from .train.run import Run, load_model
 from .use.export import export_weights
+from .use.exported import open_export, predict_export
 from .use.portable import export_model
 from .use.label import label_photos
 from .use.predict import Predictor, predict
 from .use.publish import publish
+from .use.serve import create_app
 from .use.suggest import suggest
 
 # %% ../nbs/536_all.ipynb #60770cb1
@@ -104,13 +106,13 @@ for _name,_value in list(globals().items()):
         add_parameters(_value)
 
 _all_ = ['WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Predictor', 'adapt', 'adapted_table', 'audit', 'broken', 'change', 'class_colors',
-    'classification_metrics', 'confusion_matrix', 'correct', 'cost_table', 'cross_validate', 'differences', 'ensemble_table',
+    'classification_metrics', 'confusion_matrix', 'correct', 'cost_table', 'create_app', 'cross_validate', 'differences', 'ensemble_table',
     'evaluate', 'explore', 'first_right', 'fold_summary', 'group_sentences', 'group_table',
     'export_model', 'export_weights', 'find_lr', 'fine_tune', 'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'join',
     'label_errors', 'label_photos',
-    'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table', 'montage', 'most_confused', 'open_runs',
+    'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table', 'montage', 'most_confused', 'open_export', 'open_runs',
     'overlap_table', 'pair_table', 'paired_test', 'plot_groups', 'plot_runs', 'run_decisions', 'runs_table', 'scores_by_split',
-    'plot_balance', 'plot_confusion', 'plot_curves', 'plot_gallery', 'predict', 'publish', 'read_corrections', 'read_items',
+    'plot_balance', 'plot_confusion', 'plot_curves', 'plot_gallery', 'predict', 'predict_export', 'publish', 'read_corrections', 'read_items',
     'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model', 'relabel', 'report',
     'resume_fit', 'review', 'sample_items', 'set_style', 'split', 'state_table', 'suggest', 'summary', 'to_bin', 'to_items', 'trashnet', 'wilson',
     'worst_mistakes', 'write_table']

@@ -75,7 +75,7 @@ class Command:
     verbose:bool = False # Show what is going on, not only warnings
 
     @property
-    def name(self): return self.function.__name__.replace('_', '-')
+    def name(self): return self.function.__name__.rstrip('_').replace('_', '-') # try_ is `try`
 
     @property
     def help(self): return self.function.__doc__

@@ -39,13 +39,41 @@ def _requested_texts(args):
             'nothing to predict: give photos, folders, patterns, a table, --text or --texts after the run')
     return read_texts(args.texts) if args.texts else args.text
 
+# %% ../../nbs/532_commands.use.ipynb #e6ed7c15
+def _predictions_of_run(args):
+    "Predictions of a run, or of the built-in model"
+    from garbage_clf.bins import read_rules
+    from garbage_clf.use.builtin import NAME, find_run, is_photos
+    from garbage_clf.use.predict import Predictor
+    from garbage_clf.use.prediction import NO_TEXTS
+    if is_photos(args.run): args.run,args.paths = NAME,[args.run,*args.paths]
+    texts = _requested_texts(args)
+    rules = read_rules(args.rules) if args.rules else None
+    run = find_run(args.run)
+    if texts is not None and 'text' not in run.labels['modalities']: raise WorkbookError(NO_TEXTS)
+    predictor = Predictor(run, rules, args.device)
+    return predictor(args.paths, texts, names=args.names, columns=parse_columns(args.columns))
+
+def _predictions_of_export(args):
+    "Predictions of an exported model"
+    from garbage_clf.bins import class_bins, read_rules
+    from garbage_clf.use.exported import export_inputs, open_export, predict_export
+    if args.device not in ('auto','cpu'): raise WorkbookError('an exported model runs on the processor: leave out --device')
+    texts = _requested_texts(args)
+    classifier = open_export(args.run)
+    if texts is not None and not classifier.takes_texts: raise WorkbookError('this model takes photos alone')
+    if args.rules: classifier.about['bins'] = class_bins(classifier.about['classes'], read_rules(args.rules))
+    inputs = export_inputs(args.paths, texts, names=args.names, columns=parse_columns(args.columns))
+    return predict_export(classifier, *inputs)
+
 # %% ../../nbs/532_commands.use.ipynb #74ed20db
 def _stream(preds, as_json):
-    "All predictions as a list, printed as JSON on the way where asked"
+    "All predictions as dictionaries, printed as JSON on the way where asked"
     done = []
     for p in preds:
-        done.append(p)
-        if as_json: show(json.dumps(p.to_dict(), ensure_ascii=(sys.stdout.encoding or '').lower()!='utf-8'))
+        found = p if isinstance(p, dict) else p.to_dict()
+        done.append(found)
+        if as_json: show(json.dumps(found, ensure_ascii=(sys.stdout.encoding or '').lower()!='utf-8'))
     return done
 
 # %% ../../nbs/532_commands.use.ipynb #226ded39
@@ -61,20 +89,11 @@ def predict(
     args # Parsed arguments
 ):
     "Predict the class and the bin of photos, texts or both"
-    from garbage_clf.bins import read_rules
-    from garbage_clf.use.builtin import NAME, find_run, is_photos
-    from garbage_clf.use.predict import Predictor
-    from garbage_clf.use.prediction import NO_TEXTS
-    if is_photos(args.run): args.run,args.paths = NAME,[args.run,*args.paths]
-    texts = _requested_texts(args)
-    rules = read_rules(args.rules) if args.rules else None
-    run = find_run(args.run)
-    if texts is not None and 'text' not in run.labels['modalities']: raise WorkbookError(NO_TEXTS)
-    predictor = Predictor(run, rules, args.device)
-    preds = predictor(args.paths, texts, names=args.names, columns=parse_columns(args.columns))
-    preds = _stream(preds, args.json)
+    from garbage_clf.use.exported import is_export
+    predict_items = _predictions_of_export if is_export(args.run) else _predictions_of_run
+    preds = _stream(predict_items(args), args.json)
     if not args.json: print_predictions(preds)
-    n_errors = sum(bool(p.error) for p in preds)
+    n_errors = sum('error' in p for p in preds)
     if n_errors: raise WorkbookError(f'{n_errors} of {len(preds)} items could not be predicted')
 
 # %% ../../nbs/532_commands.use.ipynb #2ede54d4
