@@ -4,18 +4,15 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'FRAME', 'BRIGHTNESS', 'DIFFERENCE', 'EDGE', 'GAP', 'GREY', 'plain_background_mask', 'is_plausible',
-           'plain_masks', 'plot_masks', 'without_ground', 'without_thing', 'boxes']
+           'plain_masks', 'without_ground', 'without_thing', 'boxes']
 
-# %% ../../nbs/415_analysis.foreground.ipynb #739d33ab
-import matplotlib.pyplot as plt
+# %% ../../nbs/415_analysis.foreground.ipynb #215f5dd8
 import numpy as np
 import torch
 from PIL import Image
 from scipy import ndimage
 
-from ..plots import WRONG
-
-# %% ../../nbs/415_analysis.foreground.ipynb #776c171b
+# %% ../../nbs/415_analysis.foreground.ipynb #b717fadf
 SIDE = 224 # Photos are compared at this height and width, pixels
 FRAME = 9 # Width of the strip along the edges, pixels
 BRIGHTNESS = .3 # Weight of brightness beside colour
@@ -43,6 +40,14 @@ def _from_ground(pixels):
         used = frame & (distance<=max(2*np.median(distance[used]), 4))
     return distance
 
+def _slope(pixels):
+    "How steeply each pixel's colour changes, `SIDE` x `SIDE`"
+    total = 0
+    for channel in pixels.transpose(2, 0, 1): # H x W each
+        slope = ndimage.gaussian_gradient_magnitude(channel, 1)
+        total = total+slope**2
+    return np.sqrt(total/3)
+
 def _largest(mask):
     "The largest connected component"
     parts,n = ndimage.label(mask)
@@ -50,7 +55,7 @@ def _largest(mask):
     sizes = np.bincount(parts.flat)[1:]
     return parts==1+sizes.argmax()
 
-# %% ../../nbs/415_analysis.foreground.ipynb #172035a9
+# %% ../../nbs/415_analysis.foreground.ipynb #40f87a6a
 def plain_background_mask(
     photo # A PIL image or an array, H x W x 3, 0..255
 )->tuple[np.ndarray,float]: # Whether each pixel is foreground, H x W; the share of the frame that is smooth, 0..1
@@ -58,14 +63,15 @@ def plain_background_mask(
     photo = Image.fromarray(np.asarray(photo, 'uint8'))
     small = np.asarray(photo.resize((SIDE,SIDE), Image.BILINEAR), float)
     pixels = ndimage.gaussian_filter(small, (1.5,1.5,0)) # Against noise
-    slopes = [ndimage.gaussian_gradient_magnitude(channel, 1) for channel in pixels.transpose(2, 0, 1)]
-    slope = np.linalg.norm(slopes, axis=0)/3**.5 # H x W
-    differs = (_from_ground(pixels)>DIFFERENCE) | (slope>EDGE)
+    differs = (_from_ground(pixels)>DIFFERENCE) | (_slope(pixels)>EDGE)
     around = np.pad(differs, GAP+1, mode='edge') # For things that reach the edge
-    closed = ndimage.binary_closing(around, iterations=GAP)[GAP+1:-GAP-1,GAP+1:-GAP-1]
-    filled = ndimage.binary_opening(ndimage.binary_fill_holes(closed), iterations=3)
-    mask = Image.fromarray(_largest(filled)).resize(photo.size)
-    return np.asarray(mask), 1-differs[_in_frame()].mean()
+    closed = ndimage.binary_closing(around, iterations=GAP)
+    inside = slice(GAP+1, -GAP-1)
+    filled = ndimage.binary_fill_holes(closed[inside,inside])
+    opened = ndimage.binary_opening(filled, iterations=3)
+    mask = Image.fromarray(_largest(opened))
+    in_frame = differs[_in_frame()]
+    return np.asarray(mask.resize(photo.size)),1-in_frame.mean()
 
 # %% ../../nbs/415_analysis.foreground.ipynb #259b8000
 def is_plausible(
@@ -75,7 +81,7 @@ def is_plausible(
     "Whether the frame is clean and the thing has a sensible size"
     return bool(clean>=.75 and .05<=mask.mean()<=.9)
 
-# %% ../../nbs/415_analysis.foreground.ipynb #1117438f
+# %% ../../nbs/415_analysis.foreground.ipynb #a7d79069
 def plain_masks(
     photos:torch.Tensor # N x 3 x H x W, 0..255
 )->tuple[torch.Tensor,torch.Tensor]: # Whether each pixel is foreground, N x H x W; which masks are plausible, N
@@ -84,23 +90,6 @@ def plain_masks(
     masks = np.stack([mask for mask,_ in found])
     plausible = [is_plausible(mask, clean) for mask,clean in found]
     return torch.from_numpy(masks), torch.tensor(plausible)
-
-def plot_masks(
-    photos:torch.Tensor, # N x 3 x H x W, 0..255; a dozen
-    masks:torch.Tensor, # N x H x W
-    plausible:torch.Tensor # N
-)->plt.Figure:
-    "Photos with their ground in blue, or in red where the mask is not used"
-    n_rows = -(-len(photos)//6)
-    fig,axs = plt.subplots(n_rows, 6, figsize=(7.2,1.25*n_rows), layout='constrained', squeeze=False)
-    for ax in axs.flat: ax.axis('off')
-    for ax,photo,mask,good in zip(axs.flat, photos, masks, plausible):
-        tint = torch.tensor([0,0,150] if good else [150,0,0])
-        pixels = photo.permute(1, 2, 0).clone() # H x W x 3
-        pixels[~mask] = (pixels[~mask]//4+tint).to(pixels.dtype)
-        ax.imshow(pixels)
-        if not good: ax.set_title('not used', fontsize=7, color=WRONG)
-    return fig
 
 # %% ../../nbs/415_analysis.foreground.ipynb #631ee1b2
 GREY = (124,116,104) # ImageNet's mean colour, which is 0 to a pretrained network
