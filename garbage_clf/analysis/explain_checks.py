@@ -169,7 +169,7 @@ def random_maps(
     numbers = torch.rand(len(photos), 1, 7, 7, generator=rng)
     return nn.functional.interpolate(numbers, photos.shape[2:], mode='bilinear')[:,0]
 
-# %% ../../nbs/414_analysis.explain_checks.ipynb #b80d6a6c
+# %% ../../nbs/414_analysis.explain_checks.ipynb #eac7cdfc
 RANDOM = 'random order'
 
 def curve_scores(
@@ -178,7 +178,6 @@ def curve_scores(
     "Area under each curve"
     return torch.trapezoid(curves, dx=1/STEPS).numpy()
 
-# %% ../../nbs/414_analysis.explain_checks.ipynb #9ba6295f
 def faithfulness(
     methods:dict, # Name to `grad_cam`, `occlusion`, or a function that takes the same
     net:nn.Module, # A classifier of photos
