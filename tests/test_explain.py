@@ -6,18 +6,21 @@ import torch
 from scipy.ndimage import sobel
 from torch import nn
 
-from garbage_clf.analysis.background import (background_heat, heat_shares, is_plausible, mean_maps,
-    plain_background_mask, plain_masks, without_ground, without_thing)
+from garbage_clf.analysis.background import background_heat, heat_shares, mean_maps, parts_table
 from garbage_clf.analysis.explain import grad_cam
 from garbage_clf.analysis.explain_checks import (ANOTHER, cascade, curve_scores, faithfulness, map_correlations,
     probability_curves, random_maps, sanity_check)
+from garbage_clf.analysis.foreground import (boxes, is_plausible, plain_background_mask, plain_masks, without_ground,
+    without_thing)
 from garbage_clf.analysis.occlusion import Window, occlusion, photo_inputs, photo_maps, plot_occlusion, starts
 from garbage_clf.core import WorkbookError
+from garbage_clf.data.images import load_pixels
 from garbage_clf.data.inputs import ModelInputs
 from garbage_clf.data.sample import sample_items
 from garbage_clf.models.registry import build_model
 from garbage_clf.train.fit import fit
 from garbage_clf.train.recipes import get_recipe
+from garbage_clf.train.run import load_model
 
 
 class CornerNet(nn.Module):
@@ -81,17 +84,12 @@ def test_windows_that_do_not_fit(window, message):
 def test_correlation_is_high_without_the_network_and_low_for_grad_cam():
     torch.manual_seed(0)
     net = build_model('efficientnet_lite0', 4, size=128).eval()
-    items = sample_items(240)
-    photos = photo_inputs_of(items[:8], 128)
+    photos = ModelInputs(load_pixels(sample_items(240).image[:8], 128)[0])
     nets = cascade(net, steps=2)
     blind = sanity_check(edges, nets, photos, torch.arange(8)%4)
     asked = sanity_check(grad_cam, nets, photos, torch.arange(8)%4)
     assert blind['mean'][1.]>.999 and blind['mean'][ANOTHER]<.9
     assert asked['mean'][0.]==1 and asked['mean'][1.]<.5
-
-def photo_inputs_of(items, size):
-    from garbage_clf.data.images import load_pixels
-    return ModelInputs(load_pixels(items.image, size)[0])
 
 def test_cascade_leaves_the_network_alone():
     net = nn.Sequential(nn.Linear(30, 30), nn.Linear(30, 30))
@@ -168,6 +166,9 @@ def test_thing_and_ground_apart():
     thing,ground = without_ground(photos, masks)[0],without_thing(photos, masks)[0]
     assert torch.equal(thing[:,masks[0]], photos[0][:,masks[0]]) and thing[:,0,0].tolist()==[124,116,104]
     assert torch.equal(ground[:,~masks[0]], photos[0][:,~masks[0]]) and ground[0,80,80]>150
+    box = boxes(masks)[0]
+    assert box[masks[0]].all() and box.sum()==box.any(0).sum()*box.any(1).sum()
+    assert not boxes(masks*False).any()
 
 def test_mean_maps_count_photos_alike():
     maps = torch.zeros(3, 8, 8)
@@ -189,3 +190,14 @@ def test_runs_and_photos_that_cannot_be_explained(items, tmp_path):
     with pytest.raises(WorkbookError, match='1 of 2 items have no photo'):
         photo_inputs(photos, items[:2].assign(image=[items.image[0],pd.NA]))
     with pytest.raises(WorkbookError, match='no items'): photo_inputs(photos, items[:0])
+    with pytest.raises(WorkbookError, match='gone.jpg'): plot_occlusion(photos, items[:2].assign(image='gone.jpg'))
+
+def test_parts_of_items_with_texts(items, tmp_path):
+    run = fit(items, get_recipe('multimodal-fast', text='bow', size=64, epochs=1), tmp_path/'both', device='cpu')
+    some = items[:12].reset_index(drop=True)
+    inputs = photo_inputs(run, some)
+    everything = torch.ones(12, 64, 64, dtype=torch.bool)
+    table = parts_table(run, load_model(run), inputs, everything, some.label)
+    assert table['items'].tolist()==[12]*4
+    assert table.accuracy['whole photo']==table.accuracy['thing alone'] # All of it is foreground
+    assert (table.low<=table.accuracy).all() and (table.accuracy<=table.high).all()

@@ -9,6 +9,7 @@ __all__ = ['fine_tune_recipe', 'old_and_new', 'StartFrom', 'OversampleNew', 'fin
 from dataclasses import replace
 from pathlib import Path
 
+import garbage_clf.core # Before fastai, whose import warns
 import numpy as np
 import pandas as pd
 from fastai.callback.core import Callback
