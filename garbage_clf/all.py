@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['add_parameters', 'WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Predictor', 'adapt', 'adapted_table', 'audit',
-           'broken', 'change', 'class_colors', 'classification_metrics', 'confusion_matrix', 'correct', 'cost_table',
-           'create_app', 'cross_validate', 'differences', 'ensemble_table', 'evaluate', 'explore', 'first_right',
-           'fold_summary', 'group_sentences', 'group_table', 'export_model', 'export_weights', 'find_lr', 'fine_tune',
-           'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'join',
-           'label_errors', 'label_photos', 'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table',
-           'montage', 'most_confused', 'open_export', 'open_runs', 'overlap_table', 'pair_table', 'paired_test',
-           'plot_groups', 'plot_runs', 'run_decisions', 'runs_table', 'scores_by_split', 'plot_balance',
-           'plot_confusion', 'plot_curves', 'plot_gallery', 'predict', 'predict_export', 'publish', 'read_corrections',
-           'read_items', 'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model',
-           'relabel', 'report', 'resume_fit', 'review', 'sample_items', 'set_style', 'split', 'state_table', 'suggest',
-           'summary', 'to_bin', 'to_items', 'trashnet', 'wilson', 'worst_mistakes', 'write_table']
+           'background_heat', 'broken', 'change', 'class_colors', 'classification_metrics', 'confusion_matrix',
+           'correct', 'cost_table', 'create_app', 'cross_validate', 'differences', 'ensemble_table', 'evaluate',
+           'explore', 'first_right', 'fold_summary', 'group_sentences', 'group_table', 'export_model', 'export_weights',
+           'faithfulness', 'find_lr', 'fine_tune', 'fit', 'folds', 'from_folder', 'from_photos', 'from_table',
+           'get_recipe', 'item_features', 'join', 'label_errors', 'label_photos', 'load_model', 'measure',
+           'metrics_line', 'metrics_table', 'modality_table', 'montage', 'most_confused', 'occlusion', 'open_export',
+           'open_runs', 'overlap_table', 'pair_table', 'paired_test', 'plot_groups', 'plot_runs', 'run_decisions',
+           'runs_table', 'scores_by_split', 'plot_balance', 'plot_confusion', 'plot_curves', 'plot_explanations',
+           'plot_gallery', 'plot_occlusion', 'predict', 'predict_export', 'publish', 'read_corrections', 'read_items',
+           'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model', 'relabel',
+           'report', 'resume_fit', 'review', 'sample_items', 'sanity_check', 'set_style', 'split', 'state_table',
+           'suggest', 'summary', 'to_bin', 'to_items', 'trashnet', 'wilson', 'worst_mistakes', 'write_table']
 
 # %% ../nbs/536_all.ipynb #1eb9de4e
+from .analysis.background import background_heat
 from .analysis.breakdown import state_table, modality_table, overlap_table
 from .analysis.compare import differences, summary
 from .analysis.compare_runs import open_runs, plot_runs, runs_table
@@ -24,11 +26,14 @@ from .analysis.confusion import most_confused, plot_confusion
 from .analysis.costs import cost_table, run_decisions
 from .analysis.curves import plot_curves
 from .analysis.ensembles import ensemble_table
+from .analysis.explain import plot_explanations
+from .analysis.explain_checks import faithfulness, sanity_check
 from .analysis.gallery import plot_gallery, worst_mistakes
 from .analysis.groups import group_sentences, group_table, plot_groups
 from .analysis.label_errors import item_features, label_errors
 from .analysis.measure import measure
 from .analysis.paired import first_right, pair_table, paired_test
+from .analysis.occlusion import occlusion, plot_occlusion
 from .analysis.report import report
 from .analysis.review import review
 from .bins import read_rules, to_bin
@@ -105,14 +110,14 @@ for _name,_value in list(globals().items()):
     if isinstance(_value, FunctionType) and _value.__module__.startswith('garbage_clf.') and not _name.startswith('_'):
         add_parameters(_value)
 
-_all_ = ['WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Predictor', 'adapt', 'adapted_table', 'audit', 'broken', 'change', 'class_colors',
+_all_ = ['WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Predictor', 'adapt', 'adapted_table', 'audit', 'background_heat', 'broken', 'change', 'class_colors',
     'classification_metrics', 'confusion_matrix', 'correct', 'cost_table', 'create_app', 'cross_validate', 'differences', 'ensemble_table',
     'evaluate', 'explore', 'first_right', 'fold_summary', 'group_sentences', 'group_table',
-    'export_model', 'export_weights', 'find_lr', 'fine_tune', 'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'join',
+    'export_model', 'export_weights', 'faithfulness', 'find_lr', 'fine_tune', 'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'join',
     'label_errors', 'label_photos',
-    'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table', 'montage', 'most_confused', 'open_export', 'open_runs',
+    'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table', 'montage', 'most_confused', 'occlusion', 'open_export', 'open_runs',
     'overlap_table', 'pair_table', 'paired_test', 'plot_groups', 'plot_runs', 'run_decisions', 'runs_table', 'scores_by_split',
-    'plot_balance', 'plot_confusion', 'plot_curves', 'plot_gallery', 'predict', 'predict_export', 'publish', 'read_corrections', 'read_items',
+    'plot_balance', 'plot_confusion', 'plot_curves', 'plot_explanations', 'plot_gallery', 'plot_occlusion', 'predict', 'predict_export', 'publish', 'read_corrections', 'read_items',
     'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model', 'relabel', 'report',
-    'resume_fit', 'review', 'sample_items', 'set_style', 'split', 'state_table', 'suggest', 'summary', 'to_bin', 'to_items', 'trashnet', 'wilson',
+    'resume_fit', 'review', 'sample_items', 'sanity_check', 'set_style', 'split', 'state_table', 'suggest', 'summary', 'to_bin', 'to_items', 'trashnet', 'wilson',
     'worst_mistakes', 'write_table']
