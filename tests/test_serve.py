@@ -146,9 +146,9 @@ def test_bad_forms(url, photos):
 def test_too_much_to_upload(url):
     refused(post(url, bytes(3_000_000)), 413, 'more than 2 MB')
     def endless():
-        while True: yield b'photo='*10_000
+        for _ in range(10_000): yield b'photo='*10_000
     headers = {'content-type':'application/x-www-form-urlencoded'}
-    try: refused(httpx.post(f'{url}/predict', content=endless(), headers=headers), 413, 'more than 2 MB')
+    try: refused(httpx.post(f'{url}/predict', content=endless(), timeout=10, headers=headers), 413, 'more than 2 MB')
     except (httpx.WriteError,httpx.ReadError,httpx.RemoteProtocolError): pass # It was hung up on while it sent
     assert httpx.get(f'{url}/health').status_code==200
 
@@ -229,13 +229,13 @@ def test_schema(url):
     checks = [not_a_server_error,content_type_conformance,response_schema_conformance,status_code_conformance]
     asked = []
     for operation in schema.get_all_operations():
-        @settings(max_examples=15, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+        @settings(max_examples=10, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
             suppress_health_check=list(HealthCheck))
         @operation_cases(operation.ok())
         def check(case):
             asked.append(case.call_and_validate(checks=checks).status_code)
         check()
-    assert len(asked)>=20 and 200 in asked
+    assert len(asked)>=10 and 200 in asked
 
 def operation_cases(operation):
     "Hypothesis' `given` over cases of an operation"

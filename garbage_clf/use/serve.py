@@ -117,6 +117,7 @@ def _add_errors(app):
     @app.exception_handler(Refusal)
     async def refused(request, e):
         headers = {'Retry-After': str(e.retry_after)} if e.retry_after else {}
+        if e.status in (408,413): headers['Connection'] = 'close' # There may be more to come, which nobody wants
         return JSONResponse(dict(error=str(e)), e.status, headers)
     @app.exception_handler(HTTPException)
     async def no_such_page(request, e): return JSONResponse(dict(error=str(e.detail)), e.status_code, e.headers)
