@@ -89,6 +89,7 @@ def plot_mistake(
     "Photo or words of one item, with its actual and its predicted class"
     if ax is None: _,ax = plt.subplots(figsize=(2,2.3))
     title = f'{row.actual}, predicted {row.predicted} ({row.probability:.0%})'
+    title = textwrap.fill(title, 26)
     has_text = not pd.isna(row.text)
     if pd.isna(row.image) and has_text:
         words = textwrap.fill(str(row.text)[:120], 16)
