@@ -116,8 +116,8 @@ def _add_errors(app):
     from starlette.exceptions import HTTPException
     @app.exception_handler(Refusal)
     async def refused(request, e):
-        headers = {'Retry-After': str(e.retry_after)} if e.retry_after else {}
-        if e.status in (408,413): headers['Connection'] = 'close' # There may be more to come, which nobody wants
+        headers = {'Connection':'close'} # More may be on its way, which nobody will read
+        if e.retry_after: headers['Retry-After'] = str(e.retry_after)
         return JSONResponse(dict(error=str(e)), e.status, headers)
     @app.exception_handler(HTTPException)
     async def no_such_page(request, e): return JSONResponse(dict(error=str(e.detail)), e.status_code, e.headers)
