@@ -124,12 +124,13 @@ def _fields(pairs, limits):
     photos = []
     texts = []
     for name,value in pairs:
-        if name not in ('photo','text'): raise Refusal(422, f'there is no field {name[:40]!r}: the fields are photo and text')
+        if name not in ('photo','text'): raise Refusal(422, f'no field {name[:40]!r}: the fields are photo and text')
         is_text = isinstance(value, str)
         if is_text and name=='photo': raise Refusal(422, 'photo is a text: send it as a file')
         if not is_text and name=='text': raise Refusal(422, 'text is a file: send it as a text')
         (texts if is_text else photos).append(value)
-    if not photos and not any(t.strip() for t in texts): raise Refusal(422, 'nothing was sent: give a photo, a text, or both')
+    if not photos and not any(t.strip() for t in texts):
+        raise Refusal(422, 'nothing was sent: give a photo, a text, or both')
     longest = max(map(len, texts), default=0)
     if longest>limits.text:
         raise Refusal(422, f'a text has {longest} characters, and at most {limits.text} are taken')
