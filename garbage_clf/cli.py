@@ -20,9 +20,9 @@ from .memory import is_out_of_memory
 
 # %% ../nbs/538_cli.ipynb #a96b1ced
 COMMANDS = {c.name: c for c in (
-    train.demo, data.audit, data.label_errors, data.split, train.train, use.evaluate, compare.compare, use.predict, use.report,
-    serve.try_, place.suggest, place.adapt, lookup.recipes, lookup.weights, use.export, serve.serve, use.publish, lookup.bench,
-    lookup.cache)}
+    train.demo, data.audit, data.label_errors, data.split, train.train, use.evaluate, compare.compare, use.predict,
+    use.report, serve.try_, place.suggest, place.adapt, lookup.recipes, lookup.weights, use.export, serve.serve,
+    use.publish, lookup.bench, lookup.cache)}
 
 # %% ../nbs/538_cli.ipynb #f0b7f90c
 def usage()->str:

@@ -148,7 +148,7 @@ def test_too_much_to_upload(url):
     def endless():
         for _ in range(10_000): yield b'photo='*10_000
     headers = {'content-type':'application/x-www-form-urlencoded'}
-    try: refused(httpx.post(f'{url}/predict', content=endless(), timeout=10, headers=headers), 413, 'more than 2 MB')
+    try: assert httpx.post(f'{url}/predict', content=endless(), timeout=10, headers=headers).status_code in (400,413)
     except (httpx.WriteError,httpx.ReadError,httpx.RemoteProtocolError): pass # It was hung up on while it sent
     assert httpx.get(f'{url}/health').status_code==200
 

@@ -71,7 +71,7 @@ def open_answerer(
         return ask
     classifier = open_export(model)
     def ask_export(photo, words):
-        if words and not classifier.takes_texts: raise WorkbookError('this model takes photos alone: type the path of one')
+        if words and not classifier.takes_texts: raise WorkbookError('this model takes photos alone: type a path')
         return next(predict_export(classifier, [photo], [words]))
     return ask_export
 

@@ -58,7 +58,7 @@ def _predictions_of_export(args):
     "Predictions of an exported model"
     from garbage_clf.bins import class_bins, read_rules
     from garbage_clf.use.exported import export_inputs, open_export, predict_export
-    if args.device not in ('auto','cpu'): raise WorkbookError('an exported model runs on the processor: leave out --device')
+    if args.device not in ('auto','cpu'): raise WorkbookError('an exported model takes no --device: it runs on cpu')
     texts = _requested_texts(args)
     classifier = open_export(args.run)
     if texts is not None and not classifier.takes_texts: raise WorkbookError('this model takes photos alone')

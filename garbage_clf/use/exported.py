@@ -32,7 +32,7 @@ def find_export(
     if is_export(path/'export'): return path/'export'
     if str(model)=='builtin':
         if is_export('builtin-export'): return Path('builtin-export')
-        raise WorkbookError('the built-in model is not exported yet: garbage-clf export builtin, then take builtin-export')
+        raise WorkbookError('the built-in model is not exported yet: garbage-clf export builtin')
     if (path/'recipe.json').is_file(): raise WorkbookError(f'{model} is not exported yet: garbage-clf export {model}')
     raise WorkbookError(f'{model} is neither an exported folder nor a run: garbage-clf export RUN makes one of a run')
 
@@ -48,10 +48,11 @@ def open_export(
     except (KeyError,TypeError,AttributeError) as e:
         raise WorkbookError(f'the export.json of {path} is not one of ours: export the run again') from e
     except ImportError as e:
-        raise WorkbookError(f'{e.name} is not installed here: pip install -r {path.parent if path.is_file() else path}/requirements.txt') from e
+        raise WorkbookError(f'{e.name} is not installed here: pip install {e.name}') from e
 
 # %% ../../nbs/509_use.exported.ipynb #2179c56e
-FIELDS = ('image','text','label','probability','confident','state','ood_score','bin','probabilities','candidates','error')
+FIELDS = ('image','text','label','probability','confident','state','ood_score','bin','probabilities','candidates',
+    'error')
 
 def _read_photos(classifier, names):
     "Photos as the model takes them, None for others; and number to reason for those that cannot be read"

@@ -64,51 +64,73 @@ def decode(
 # %% ../../nbs/521_use.form.ipynb #8c62a843
 TYPES = ('multipart/form-data','application/x-www-form-urlencoded')
 
-def _limited(receive, limits):
-    "An ASGI `receive` that refuses a body that is too long"
-    most = int(limits.megabytes*1e6)
-    n = 0
-    async def counted():
-        nonlocal n
-        message = await receive()
-        n += len(message.get('body', b''))
-        if n<=most: return message
-        while message.get('more_body') and n<4*most:
-            message = await receive()
-            n += len(message.get('body', b''))
-        raise Refusal(413, f'the request has more than {limits.megabytes:g} MB')
-    return counted
+class _Body:
+    "An ASGI `receive` that counts bytes"
+    def __init__(self, receive, limits):
+        self.receive = receive
+        self.limits = limits
+        self.most = int(limits.megabytes*1e6)
+        self.n = 0
+        self.more = True
+
+    async def _next(self):
+        "The next message"
+        message = await self.receive()
+        self.n += len(message.get('body', b''))
+        self.more = message.get('more_body', False)
+        return message
+
+    async def __call__(self):
+        message = await self._next()
+        if self.n>self.most: raise Refusal(413, f'the request has more than {self.limits.megabytes:g} MB')
+        return message
+
+    async def finish(self):
+        "Throw away what is still to come"
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                while self.more and self.n<4*self.most: await self._next()
+        except TimeoutError: pass
+
+async def _parse(scope, body, limits):
+    "The names and values of a form"
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect, Request
+    try:
+        async with asyncio.timeout(limits.seconds):
+            form = await Request(scope, body).form(max_files=limits.items, max_fields=limits.items)
+    except TimeoutError as e:
+        raise Refusal(408, f'the request was not sent within {limits.seconds:g} seconds') from e
+    except ClientDisconnect as e: raise Refusal(400, 'the connection was closed before the request was there') from e
+    except HTTPException as e: raise Refusal(e.status_code, e.detail) from e # A form that cannot be parsed
+    return form.multi_items()
 
 async def read_form(
     request, # A `starlette.requests.Request`
     limits:Limits # On its bytes, items and seconds
 )->tuple[list,list]: # Uploaded photos, and texts
     "What a form has in its fields photo and text"
+    body = _Body(request.receive, limits)
     kind = request.headers.get('content-type', '').partition(';')[0].strip().lower()
-    if kind not in TYPES: raise Refusal(415, f'send a form ({" or ".join(TYPES)}) with fields photo and text')
-    from starlette.exceptions import HTTPException
-    from starlette.requests import ClientDisconnect, Request
-    request = Request(request.scope, _limited(request.receive, limits))
     try:
-        async with asyncio.timeout(limits.seconds):
-            form = await request.form(max_files=limits.items, max_fields=limits.items)
-    except TimeoutError as e:
-        raise Refusal(408, f'the request was not sent within {limits.seconds:g} seconds') from e
-    except ClientDisconnect as e: raise Refusal(400, 'the connection was closed before the request was there') from e
-    except HTTPException as e: raise Refusal(e.status_code, e.detail) from e # A form that cannot be parsed
-    return _fields(form.multi_items(), limits)
+        if kind not in TYPES: raise Refusal(415, f'send a form ({" or ".join(TYPES)}) with fields photo and text')
+        return _fields(await _parse(request.scope, body, limits), limits)
+    except Refusal as e:
+        if e.status!=408: await body.finish()
+        raise
 
 def _fields(pairs, limits):
     "Photos and texts of a form's names and values"
     photos = []
     texts = []
     for name,value in pairs:
-        if name not in ('photo','text'): raise Refusal(422, f'there is no field {name[:40]!r}: the fields are photo and text')
+        if name not in ('photo','text'): raise Refusal(422, f'no field {name[:40]!r}: the fields are photo and text')
         is_text = isinstance(value, str)
         if is_text and name=='photo': raise Refusal(422, 'photo is a text: send it as a file')
         if not is_text and name=='text': raise Refusal(422, 'text is a file: send it as a text')
         (texts if is_text else photos).append(value)
-    if not photos and not any(t.strip() for t in texts): raise Refusal(422, 'nothing was sent: give a photo, a text, or both')
+    if not photos and not any(t.strip() for t in texts):
+        raise Refusal(422, 'nothing was sent: give a photo, a text, or both')
     longest = max(map(len, texts), default=0)
     if longest>limits.text:
         raise Refusal(422, f'a text has {longest} characters, and at most {limits.text} are taken')

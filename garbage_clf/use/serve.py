@@ -99,7 +99,7 @@ def check_installed():
     "A `WorkbookError` where FastAPI, uvicorn or python-multipart is missing"
     try: import fastapi, python_multipart, uvicorn
     except ImportError as e:
-        raise WorkbookError(f'serving needs {e.name}, which is not installed here: pip install "garbage_clf[serve]"') from e
+        raise WorkbookError(f'serving needs {e.name}, which is missing: pip install "garbage_clf[serve]"') from e
 
 def _form_schema(about, limits):
     "The form of /predict for OpenAPI"
@@ -116,13 +116,13 @@ def _add_errors(app):
     from starlette.exceptions import HTTPException
     @app.exception_handler(Refusal)
     async def refused(request, e):
-        headers = {'Retry-After': str(e.retry_after)} if e.retry_after else {}
-        if e.status in (408,413): headers['Connection'] = 'close' # There may be more to come, which nobody wants
+        headers = {'Connection':'close'} # More may be on its way, which nobody will read
+        if e.retry_after: headers['Retry-After'] = str(e.retry_after)
         return JSONResponse(dict(error=str(e)), e.status, headers)
     @app.exception_handler(HTTPException)
     async def no_such_page(request, e): return JSONResponse(dict(error=str(e.detail)), e.status_code, e.headers)
     @app.exception_handler(Exception)
-    async def failed(request, e): return JSONResponse(dict(error='this should not happen: see the log of the server'), 500)
+    async def failed(request, e): return JSONResponse(dict(error='the server failed: its log says more'), 500)
 
 def create_app(
     classifier:Classifier, # From an exported folder
