@@ -100,9 +100,9 @@ def try_(
     Option('--host', 'Address to listen on; 0.0.0.0 for all of this computer', default='127.0.0.1'),
     Option('--port', 'Port to listen on; 0 for any that is free', int, 8000),
     Option('--threads', 'Threads of the network; 0 for all cores', int, 0),
-    Option('--megabytes', 'Most of one request', float, 32),
+    Option('--megabytes', 'Largest request, megabytes', float, 32),
     Option('--megapixels', 'Most of one photo', float, 50),
-    Option('--items', 'Most of one request', int, 64),
+    Option('--items', 'Most items of one request', int, 64),
     Option('--seconds', 'Longest to receive a request, and again to answer it', float, 30),
     Option('--queue', 'Items that may wait; further requests get status 503', int, 1024))
 def serve(
