@@ -60,11 +60,11 @@ def opening_cells(
     hint = 'Everything below is read from the files beside this notebook. Change a cell and run it again.'
     only_here = dict(tags=['notebook'])
     return [
-        new_markdown_cell(f'# {plain_text(name)}: a report\n\n{plain_text(about)}.'),
+        new_markdown_cell(f'# {plain_text(name)}: a report'),
         new_markdown_cell(hint, metadata=only_here),
         new_code_cell(f'{IMPORTS}\n\n{OPENING}', metadata=only_here),
         new_code_cell('Markdown(verdict(run, split))'),
-        new_markdown_cell('## What was trained'),
+        new_markdown_cell(f'## What was trained\n\n{plain_text(about)}.'),
         new_code_cell('facts_table(run)')]
 
 # %% ../../nbs/435_analysis.cells.ipynb #da8c2a3c

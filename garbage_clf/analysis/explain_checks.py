@@ -151,7 +151,7 @@ def probability_curves(
             xb = torch.where(ranks<step/STEPS, after, before) # B x 3 x H x W
             mixed.append((xb,*rest))
         of_class = []
-        for scores in predict_batches(net, mixed, photos.device, mixed_precision=False): # B x C
+        for scores in predict_batches(net, mixed, photos.device): # B x C
             probs = scores.softmax(1)
             of_class.append(probs[range(len(probs)),classes[batch]])
         curves.append(torch.stack(of_class, 1)) # B x S

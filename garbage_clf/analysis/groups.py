@@ -164,8 +164,9 @@ def _worse_text(by, name, row):
     n_correct = round(row.accuracy*n)
     p = f'p = {row.p:.2g}' if row.p>=1e-4 else 'p < 0.0001'
     interval = f'95 % interval {100*row.low:.0f} to {100*row.high:.0f} %'
-    text = f'**{by} {plain_text(name)}**: right on {n_correct:,} of {n:,} ({100*row.accuracy:.0f} %, {interval}), '
-    return text+f'and on {100*row.rest:.0f} % of the others ({p}).'
+    what = 'items from the source' if by=='source' else by
+    text = f'**{what} {plain_text(name)}**: right on {n_correct:,} of {n:,} ({100*row.accuracy:.0f} %, {interval}), '
+    return text+f'and on {100*row.rest:.0f} % of the other items ({p}).'
 
 def group_sentences(
     table:pd.DataFrame # From `group_table`

@@ -79,7 +79,7 @@ def _probabilities(net, photos, rest):
     for xb in photos.split(BATCH):
         repeated = [r.expand(len(xb), *r.shape[1:]) for r in rest]
         batches.append((xb, *repeated))
-    scores = torch.cat(list(predict_batches(net, batches, photos.device, mixed_precision=False))) # N x C
+    scores = torch.cat(list(predict_batches(net, batches, photos.device))) # N x C
     return scores.softmax(1)
 
 # %% ../../nbs/411_analysis.occlusion.ipynb #c2642ff4

@@ -101,7 +101,7 @@ def try_(
     Option('--port', 'Port to listen on; 0 for any that is free', int, 8000),
     Option('--threads', 'Threads of the network; 0 for all cores', int, 0),
     Option('--megabytes', 'Largest request, megabytes', float, 32),
-    Option('--megapixels', 'Most of one photo', float, 50),
+    Option('--megapixels', 'Largest photo, millions of pixels', float, 50),
     Option('--items', 'Most items of one request', int, 64),
     Option('--seconds', 'Longest to receive a request, and again to answer it', float, 30),
     Option('--queue', 'Items that may wait; further requests get status 503', int, 1024))

@@ -17,7 +17,7 @@ from ..data.augment import AUGMENTATIONS
 from ..data.download import photo_digests
 from ..data.pixels import name_copies, photo_pixels
 from ..data.store import Store
-from .engine import backbone_outputs
+from .engine import backbone_outputs, engine
 from .inference import tta_view
 from .layers import Backbone, SideBySide, even
 from .precision import precision
@@ -64,7 +64,8 @@ class Extractor:
         kind = torch.device(self.device).type
         digest = weights_digest(self.net)
         if self.net.is_own: digest += forward_digest(self.net, self.size)
-        name = f'features-{digest}-{self.size}-{how}-{kind}-{precision(self.device)}'
+        arithmetic = precision(self.device) if engine()=='bf16' else 'f32'
+        name = f'features-{digest}-{self.size}-{how}-{kind}-{arithmetic}'
         return Store(name, (self.net.n_features,), 'float32')
 
 # %% ../../nbs/230_models.features.ipynb #26df4a00

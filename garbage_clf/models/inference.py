@@ -15,7 +15,6 @@ from torch import nn
 
 from ..core import progress
 from ..data.augment import AUGMENTATIONS, N_RANDOM, augment
-from .layers import encoders
 from .precision import autocast
 
 # %% ../../nbs/225_models.inference.ipynb #edbf2914
@@ -23,7 +22,7 @@ def predict_batches(
     net:nn.Module, # Left in evaluation mode, on `device`
     batches, # Tuples of tensors
     device:torch.device|str='cpu', # Where to run
-    mixed_precision:bool=True # bfloat16 where it is faster
+    mixed_precision:bool=False # bfloat16 where it is faster
 ): # Yields float32 outputs on the CPU, B x anything
     "Outputs of a network, batch by batch"
     net = net.eval().to(device, memory_format=torch.channels_last)
@@ -42,8 +41,7 @@ def get_outputs(
 )->torch.Tensor: # N x anything, float32, on the CPU
     "Outputs of a network for all inputs"
     batches = ((x[i:i+batch_size],) for i in range(0, len(x), batch_size))
-    mixed_precision = getattr(x, 'ndim', 0)==4 # Photos
-    return torch.cat(list(predict_batches(net, batches, device, mixed_precision)))
+    return torch.cat(list(predict_batches(net, batches, device)))
 
 # %% ../../nbs/225_models.inference.ipynb #088b2a2c
 def view_random_numbers(
@@ -88,10 +86,9 @@ def predict_proba(
 )->torch.Tensor: # Probabilities, N x C, float32, on the CPU
     "Class probabilities, averaged over TTA views"
     n_views,aug = tta
-    mixed_precision = bool(encoders(net)) # Not for a head alone
     total = 0
     for view in range(n_views):
         batches = _view_batches(inputs, batch_size, view, aug)
-        scores = torch.cat(list(predict_batches(net, batches, device, mixed_precision))) # N x C
+        scores = torch.cat(list(predict_batches(net, batches, device))) # N x C
         total = total+scores.softmax(1)
     return total/n_views

@@ -20,7 +20,6 @@ from ..data.store import Store
 from ..data.text import PAD, Tokens, remap_pad_id
 from .features import weights_digest
 from .inference import predict_batches
-from .precision import precision
 from .weights import get_weights, load_weights
 
 # %% ../../nbs/275_models.transformer.ipynb #0a6f35b6
@@ -148,7 +147,7 @@ def text_features(
     "Features of texts, from the store or computed now"
     rows = [r[r!=PAD].tolist() for r in tokens.ids]
     kind = torch.device(device).type
-    name = f'texts-{weights_digest(net)}-{net.pooling}-{kind}-{precision(device)}'
+    name = f'texts-{weights_digest(net)}-{net.pooling}-{kind}-f32'
     store = Store(name, (net.n_features,), 'float32')
     def make(missing):
         by_length = torch.tensor(sorted(missing, key=lambda i: len(rows[i]))).split(batch_size)

@@ -148,6 +148,8 @@ def fine_tune(
     both = old_and_new(run, items)
     new_sources = both.source[len(run.items):].unique()
     both = prepare_items(both, modalities(recipe))
+    lost = sorted(set(run.labels['classes'])-set(both.label))
+    if lost: raise WorkbookError(f'no item of class {lost[0]} is left: adapt without fine-tuning')
     is_new = both.source[both.split=='train'].isin(new_sources).to_numpy(dtype=bool)
     if not is_new.any():
         raise WorkbookError('no new item is left to learn from: give items that the run does not have')

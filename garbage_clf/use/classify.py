@@ -213,7 +213,7 @@ def main(
     if not args.photos and not args.text: parser.error('give a photo, or --text')
     texts = None if args.text is None else [args.text]*max(len(args.photos), 1)
     try: answers = list(classify(Classifier(args.model), args.photos or None, texts))
-    except ClassifyError as e:
+    except (ClassifyError,ImportError) as e:
         print(f'error: {e}', file=sys.stderr)
         return 2
     for found in answers: print(json.dumps(found) if args.json else as_line(found))
