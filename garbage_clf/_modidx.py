@@ -492,6 +492,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'garbage_clf/analysis/verdict.py'),
                                               'garbage_clf.analysis.verdict.failure_text': ( 'analysis.verdict.html#failure_text',
                                                                                              'garbage_clf/analysis/verdict.py'),
+                                              'garbage_clf.analysis.verdict.modality_text': ( 'analysis.verdict.html#modality_text',
+                                                                                              'garbage_clf/analysis/verdict.py'),
                                               'garbage_clf.analysis.verdict.next_steps': ( 'analysis.verdict.html#next_steps',
                                                                                            'garbage_clf/analysis/verdict.py'),
                                               'garbage_clf.analysis.verdict.percent': ( 'analysis.verdict.html#percent',
