@@ -14,6 +14,7 @@ from ..core import WorkbookError
 from ..data.images import image_array
 from ..data.photo_files import PHOTO_ENDINGS
 from .classify import Classifier, ClassifyError, classify
+from .fetch import RemotePhoto, is_url
 
 # %% ../../nbs/509_use.exported.ipynb #4e6be1f1
 def is_export(
@@ -61,7 +62,7 @@ def _read_photos(classifier, names):
     errors = {}
     for i,name in enumerate(names):
         if name is None or not classifier.takes_photos: continue
-        pixels = image_array(name, size)
+        pixels = image_array(RemotePhoto(name) if is_url(name) else name, size)
         if isinstance(pixels, str): errors[i] = pixels
         else: photos[i] = Image.fromarray(pixels)
     return photos,errors

@@ -16,10 +16,12 @@ from ..core import WorkbookError, log
 from ..data.filenames import add_names
 from ..data.find import find_photos, log_left_out, text_names
 from ..data.tables import READERS, from_table
+from .fetch import RemotePhoto, is_url
 
 # %% ../../nbs/500_use.inputs.ipynb #24818a3c
 def _expand(path):
     "The files that one path stands for"
+    if is_url(path): return [path]
     try: is_folder = Path(path).is_dir()
     except (OSError,ValueError): return [path] # Not even a name: an error when it is opened
     if is_folder:
@@ -60,6 +62,7 @@ def name_photos(
     for i,x in enumerate(paths, 1):
         if isinstance(x, (str,PurePath)):
             named.append(str(x).encode('utf-8', 'backslashreplace').decode())
+            if is_url(x): photos[named[-1]] = RemotePhoto(x)
             if named[-1]!=str(x) and os.path.isfile(x): photos[named[-1]] = str(x) # Not a name that can be written down
         elif is_photo(x):
             named.append(f'<photo {i}>')
@@ -72,7 +75,7 @@ def name_photos(
 # %% ../../nbs/500_use.inputs.ipynb #d701b85a
 def _path_rows(path, columns, alone):
     "Rows of image and text for one path"
-    if Path(str(path)).suffix.lower() in READERS:
+    if not is_url(path) and Path(str(path)).suffix.lower() in READERS:
         options = dict(split='', group='') | columns
         try:
             return from_table(path, **options)[['image','text']]
