@@ -6,7 +6,7 @@
 __all__ = ['MAX_BATCH', 'TYPES', 'DOCKERFILE', 'KUBERNETES', 'KSERVE', 'triton_config', 'model_name', 'write_repository',
            'RemoteSession', 'remote_classifier']
 
-# %% ../../nbs/521_use.triton.ipynb #cde316ed
+# %% ../../nbs/521_use.triton.ipynb #83252783
 import json, re
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -19,7 +19,7 @@ from ..files import copy_file
 from .classify import Classifier
 from .exported import find_export, open_export
 
-# %% ../../nbs/521_use.triton.ipynb #29287437
+# %% ../../nbs/521_use.triton.ipynb #5dee7328
 MAX_BATCH = 64
 TYPES = {'tensor(uint8)':'UINT8', 'tensor(int64)':'INT64', 'tensor(bool)':'BOOL', 'tensor(float)':'FP32'}
 
@@ -42,7 +42,7 @@ def triton_config(
     lines.append('dynamic_batching { max_queue_delay_microseconds: 5000 }')
     return '\n'.join(lines)+'\n'
 
-# %% ../../nbs/521_use.triton.ipynb #fb7f294c
+# %% ../../nbs/521_use.triton.ipynb #da84c2f1
 DOCKERFILE = """# docker build -t {name}:1 .
 # docker run --rm -p 127.0.0.1:8000:8000 {name}:1
 ARG RELEASE=25.08-py3
@@ -135,7 +135,7 @@ def write_repository(
             write_text(new/to, text.format(name=name))
     return Path(out)
 
-# %% ../../nbs/521_use.triton.ipynb #dca5ede4
+# %% ../../nbs/521_use.triton.ipynb #4d4d28b1
 def _as_tensor(name, values):
     "An array as the protocol wants it"
     kind = {'b':'BOOL', 'u':'UINT8', 'i':'INT64'}[values.dtype.kind]
