@@ -9,6 +9,7 @@ __all__ = ['bench']
 import pandas as pd
 
 from .bench_goal import bench_goal, bench_head
+from .bench_inference import bench_answer, bench_features
 from .bench_training import bench_epochs, bench_steps
 from .pipelines import bench_batches
 from .timing import BenchSetup, compare_rows, fresh_cache
@@ -18,11 +19,10 @@ def bench(
     setup:BenchSetup # What to measure
 )->pd.DataFrame: # what, who, value, ours (how many times faster), note
     "All benchmarks, each with an empty cache"
-    with fresh_cache(setup.model): rows = bench_head(setup)
+    with fresh_cache(setup.model): rows = bench_head(setup)+bench_features(setup)
     with fresh_cache(setup.model):
         rows += bench_batches(setup)
         rows += bench_steps(setup)
         rows += bench_epochs(setup)
-    if setup.device!='cpu':
-        with fresh_cache(setup.model): rows += bench_goal(setup)
+    with fresh_cache(setup.model): rows += bench_goal(setup) if setup.is_gpu else bench_answer(setup)
     return compare_rows(rows)
