@@ -46,11 +46,11 @@ def without_stderr():
         os.close(kept)
         os.close(nowhere)
 
-def _one_item(name, values, shape):
+def _one_item(name, values, details):
     "One item's input as a LiteRT file takes it"
     if name=='photos': return np.ascontiguousarray(values.transpose(1,2,0))[None] # 1 x H x W x 3
     if name!='tokens': return values[None]
-    padded = np.zeros(shape, np.int64) # 1 x T
+    padded = np.zeros(details['shape'], details['dtype']) # 1 x T
     n = min(len(values), padded.shape[1])
     padded[0,:n] = values[:n]
     return padded
@@ -67,7 +67,7 @@ class LiteSession:
             self.interpreter = Interpreter(str(path), num_threads=threads or None)
             self.interpreter.allocate_tensors()
         self.call = self.interpreter.get_signature_runner()
-        self.shapes = {name: found['shape'] for name,found in self.call.get_input_details().items()}
+        self.details = self.call.get_input_details()
         self.lock = Lock()
 
     def run(self,
@@ -76,7 +76,7 @@ class LiteSession:
         "Probabilities and out-of-distribution scores, one item after another"
         answers = []
         for values in zip(*batch.values()):
-            item = {name: _one_item(name, v, self.shapes[name]) for name,v in zip(batch, values)}
+            item = {name: _one_item(name, v, self.details[name]) for name,v in zip(batch, values)}
             with self.lock: answers.append(self.call(**item))
         return tuple(np.concatenate([a[name] for a in answers]) for name in ('probabilities','ood_score'))
 
