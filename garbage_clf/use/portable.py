@@ -84,7 +84,7 @@ def write_models(
     held = held_out(run)
     inputs,_ = run.make_inputs(held[:2])
     batch = batch_inputs(run, inputs, [0,1])
-    if 'pt2' in formats: write_program(run, batch, folder/MODEL_FORMATS['pt2'])
+    if 'pt2' in formats: write_program(run, batch, folder/MODEL_FORMATS['pt2'], about)
     if _starting(formats, 'onnx'): _write_onnx_files(run, folder, formats, batch, about)
     if _starting(formats, 'litert'): _write_litert_files(run, folder, formats, batch, about)
 
