@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ..cache import atomic_folder
 from ..core import WorkbookError, choose, write_json, write_text
@@ -32,7 +32,7 @@ def _write_safetensors(run, tensors, out):
     about = dict(classes=run.labels['classes'], size=run.recipe.size, model=found.name)
     about |= dict(run=sha256(run.path/'model.safetensors'), garbage_clf=version('garbage_clf'))
     metadata = {name: json.dumps(value) for name,value in about.items()}
-    save_file(library_tensors(model, found), out/f'{found.library}.safetensors', metadata)
+    (out/f'{found.library}.safetensors').write_bytes(save(library_tensors(model, found), metadata))
     write_text(out/'load.py', loading_example(model, found, run.labels['classes'], run.recipe.size))
 
 # %% ../../nbs/504_use.export.ipynb #c56d10cc

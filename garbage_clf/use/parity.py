@@ -17,6 +17,7 @@ from ..core import WorkbookError
 from ..metrics import wilson
 from ..train.evaluate import run_outputs
 from ..train.run import Run, load_model
+from .executorch import ProgramSession
 from .network import portable_model
 from .onnx_files import batch_inputs
 from .sessions import open_session
@@ -41,7 +42,7 @@ def _runner(path, threads):
         def run_program(batch):
             with torch.inference_mode(): return model(*map(torch.from_numpy, batch.values()))[0].numpy()
         return run_program
-    session = open_session(path, threads)
+    session = ProgramSession(path) if path.suffix=='.pte' else open_session(path, threads)
     return lambda batch: session.run(batch)[0]
 
 def _milliseconds(run_batch, batch, repeats):
@@ -103,7 +104,7 @@ def export_table(
 
 # %% ../../nbs/507_use.parity.ipynb #ce49c168
 # Largest difference of a probability
-TOLERANCE = {'onnx':1e-4, 'pt2':1e-4, 'litert':1e-4, 'onnx-fp16':1e-2, 'litert-fp16':1e-2}
+TOLERANCE = {'onnx':1e-4, 'pt2':1e-4, 'litert':1e-4, 'executorch':1e-4, 'onnx-fp16':1e-2, 'litert-fp16':1e-2}
 LEAST_AGREEMENT = .98 # Of a model in whole numbers with PyTorch
 MOST_LOST = .01 # Accuracy that a model in whole numbers may lose
 

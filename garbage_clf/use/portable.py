@@ -20,14 +20,16 @@ from ..core import WorkbookError, choose, log, write_json, write_text
 from ..data.download import sha256
 from ..files import copy_file
 from ..train.run import Run
+from .executorch import check_executorch, write_executorch
 from .litert import check_litert, write_litert, write_litert_half, write_litert_int8
 from .network import portable_model
 from .onnx_files import batch_inputs, write_half, write_int8, write_onnx, write_program
 from .parity import check_models, differs_too_much, held_out
+from .sessions import SESSIONS
 
 # %% ../../nbs/507_use.portable.ipynb #47e3f353
 MODEL_FORMATS = {'onnx':'model.onnx', 'onnx-fp16':'model-fp16.onnx', 'onnx-int8':'model-int8.onnx', 'pt2':'model.pt2',
-    'litert':'model.tflite', 'litert-fp16':'model-fp16.tflite', 'litert-int8':'model-int8.tflite'}
+    'litert':'model.tflite', 'litert-fp16':'model-fp16.tflite', 'litert-int8':'model-int8.tflite', 'executorch':'model.pte'}
 def _starting(formats, name): return [f for f in formats if f.startswith(name)]
 
 def describe_export(
@@ -45,6 +47,7 @@ def describe_export(
     about['run'] = sha256(run.path/'model.safetensors')
     used = ['garbage_clf','torch','onnxruntime']
     if _starting(formats, 'litert'): used += ['litert-torch','ai-edge-litert']
+    if 'executorch' in formats: used.append('executorch')
     about['versions'] = {name: version(name) for name in used}
     return about
 
@@ -62,13 +65,16 @@ def _write_onnx_files(run, folder, formats, batch, about):
     if 'onnx-fp16' in formats: write_half(full, folder/MODEL_FORMATS['onnx-fp16'])
     if 'onnx-int8' in formats: write_int8(full, folder/MODEL_FORMATS['onnx-int8'], _calibration_batches(run))
 
-def _write_litert_files(run, folder, formats, batch, about):
+def _one_item(batch, max_tokens):
+    "The first item; its tokens are 1 x `max_tokens`"
     one = {name: x[:1] for name,x in batch.items()}
-    if 'tokens' in one: # 1 x as many tokens as there may be
-        tokens = np.zeros((1,run.recipe.max_tokens), np.int64)
-        n = min(one['tokens'].shape[1], run.recipe.max_tokens)
-        tokens[:,:n] = one['tokens'][:,:n]
-        one['tokens'] = tokens
+    if 'tokens' in one:
+        tokens = one['tokens'][:,:max_tokens]
+        one['tokens'] = np.pad(tokens, ((0,0),(0,max_tokens-tokens.shape[1])))
+    return one
+
+def _write_litert_files(run, folder, formats, batch, about):
+    one = _one_item(batch, run.recipe.max_tokens)
     full = folder/MODEL_FORMATS['litert']
     write_litert(portable_model(run), one, full, about)
     if 'litert-fp16' in formats: write_litert_half(full, folder/MODEL_FORMATS['litert-fp16'])
@@ -87,6 +93,8 @@ def write_models(
     if 'pt2' in formats: write_program(run, batch, folder/MODEL_FORMATS['pt2'], about)
     if _starting(formats, 'onnx'): _write_onnx_files(run, folder, formats, batch, about)
     if _starting(formats, 'litert'): _write_litert_files(run, folder, formats, batch, about)
+    if 'executorch' in formats:
+        write_executorch(portable_model(run), batch_inputs(run, inputs, [0]), folder/MODEL_FORMATS['executorch'], about)
 
 # %% ../../nbs/507_use.portable.ipynb #e41123c5
 NEEDS = ('numpy>=1.26','Pillow>=11')
@@ -115,6 +123,11 @@ def _write_beside(run, folder, formats):
     write_text(folder/'labels.txt', '\n'.join(run.labels['classes'])+'\n')
     write_text(folder/'classify.py', _program())
 
+def _first(formats):
+    "The file that `classify.py` runs"
+    names = [MODEL_FORMATS[name] for name in formats]
+    return next((name for name in names if Path(name).suffix in SESSIONS), names[0])
+
 def _keep_good(folder, formats, checks, force):
     "The formats that are handed over; files of the others are removed"
     kept = []
@@ -129,6 +142,13 @@ def _keep_good(folder, formats, checks, force):
         raise WorkbookError('no exported file is as right as the run, so nothing is handed over: --force keeps them')
     return kept
 
+def _check_formats(run, formats):
+    "An error for what cannot be written, before time is spent"
+    if _starting(formats, 'litert'): check_litert()
+    if 'executorch' not in formats: return
+    check_executorch()
+    if run.recipe.text: raise WorkbookError('executorch is for photos alone here: choose onnx or litert')
+
 def export_model(
     run:Run|str|Path, # A finished run
     out:Path|str, # A new folder
@@ -138,7 +158,7 @@ def export_model(
     "Export a run's model, and check it"
     run = Run(run)
     formats = [choose(name, MODEL_FORMATS, 'format of models') for name in dict.fromkeys(formats)]
-    if _starting(formats, 'litert'): check_litert()
+    _check_formats(run, formats)
     about = describe_export(run, formats)
     with atomic_folder(Path(out)) as new:
         if new is None: raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
@@ -150,6 +170,6 @@ def export_model(
         _write_beside(run, new, kept)
         digests = {p.name: sha256(p) for p in sorted(new.iterdir())}
         machine = f'{platform.machine()}, {torch.get_num_threads()} threads'
-        about |= dict(formats=kept, model=MODEL_FORMATS[kept[0]], files=digests)
+        about |= dict(formats=kept, model=_first(kept), files=digests)
         write_json(new/'export.json', dict(about, machine=machine, check=checks))
     return Path(out)
