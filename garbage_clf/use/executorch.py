@@ -54,7 +54,7 @@ class ProgramSession:
     def __init__(self,
         path:Path # From `write_executorch`
     ):
-        with without_stderr():
+        with _quiet():
             from executorch.runtime import Runtime
             self.program = Runtime.get().load_program(str(path))
             self.method = self.program.load_method('forward')
@@ -68,7 +68,8 @@ class ProgramSession:
     )->tuple[np.ndarray,np.ndarray]: # B x C, and B
         "Probabilities and out-of-distribution scores, one item after another"
         answers = []
-        for i in range(len(next(iter(batch.values())))):
-            item = [torch.from_numpy(x[i:i+1].copy()) for x in batch.values()]
-            answers.append([y.numpy().copy() for y in self.method.execute(item)])
+        with _quiet(): # It says much about the processor
+            for i in range(len(next(iter(batch.values())))):
+                item = [torch.from_numpy(x[i:i+1].copy()) for x in batch.values()]
+                answers.append([y.numpy().copy() for y in self.method.execute(item)])
         return tuple(np.concatenate(ys) for ys in zip(*answers))
