@@ -164,8 +164,8 @@ def _export_weights(args, format):
         raise WorkbookError(f'{e}; or models, any of {", ".join(MODEL_FORMATS)}, with commas between') from e
 
 @command(
-    RUN, Option('--to', 'Models that classify by themselves: onnx, onnx-fp16, onnx-int8, pt2, with commas between; or '
-        'weights alone: safetensors, pt or npy', default='onnx'),
+    RUN, Option('--to', 'Models that classify by themselves: onnx, onnx-fp16, onnx-int8, litert, litert-fp16, litert-int8, '
+        'executorch, pt2, with commas between; or weights alone: safetensors, pt or npy', default='onnx'),
     Option('--out', 'A new folder (default: RUN/export, or RUN/export-FORMAT for weights)'),
     Option('--force', 'Keep models that differ too much from the run as well', default=False), verbose=True)
 def export(

@@ -17,6 +17,7 @@ def token_counts(
     xb:torch.Tensor # Token numbers, B x T
 )->torch.Tensor: # B x T
     "How often the token at each position occurs in its row"
+    if torch.compiler.is_exporting(): return (xb[:,:,None]==xb[:,None]).sum(2) # Sorting is not for phones
     ordered,positions = xb.sort(1) # B x T
     is_new = ordered[:,1:]!=ordered[:,:-1]
     run = torch.cat([torch.zeros_like(ordered[:,:1]),is_new.long()], 1).cumsum(1) # Number of each run of equal tokens

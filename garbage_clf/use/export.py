@@ -6,22 +6,34 @@
 __all__ = ['WRITERS', 'INPUTS', 'describe_weights', 'export_weights']
 
 # %% ../../nbs/504_use.export.ipynb #80edd8de
+import json
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save
 
 from ..cache import atomic_folder
-from ..core import WorkbookError, choose, write_json
+from ..core import WorkbookError, choose, write_json, write_text
 from ..data.download import sha256
 from ..files import copy_file
 from ..train.model import TEXT_FILES
 from ..train.run import Run, load_model
+from .architectures import find_architecture, library_tensors, loading_example
 
 # %% ../../nbs/504_use.export.ipynb #3c5b9e4b
 def _write_safetensors(run, tensors, out):
     copy_file(run.path/'model.safetensors', run.path, out/'model.safetensors')
+    found = find_architecture(run.recipe.model, run.recipe.text)
+    if not found: return
+    model = load_model(run)
+    about = dict(classes=run.labels['classes'], size=run.recipe.size, model=found.name)
+    about |= dict(run=sha256(run.path/'model.safetensors'), garbage_clf=version('garbage_clf'))
+    metadata = {name: json.dumps(value) for name,value in about.items()}
+    (out/f'{found.library}.safetensors').write_bytes(save(library_tensors(model, found), metadata))
+    write_text(out/'load.py', loading_example(model, found, run.labels['classes'], run.recipe.size))
 
 # %% ../../nbs/504_use.export.ipynb #c56d10cc
 def _write_pt(run, tensors, out):
@@ -57,6 +69,8 @@ def describe_weights(
     about['head'] = dict(style=r.head, hidden=r.hidden, dropout=r.dropout)
     about['input'] = [INPUTS[m] for m in run.labels['modalities']]
     about['output'] = 'one score (logit) a class; softmax gives probabilities'
+    found = find_architecture(r.model, r.text)
+    if found and format=='safetensors': about['library'] = asdict(found)
     about['recipe'] = asdict(r)
     about['tensors'] = shapes
     return about

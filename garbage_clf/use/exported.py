@@ -15,17 +15,18 @@ from ..data.images import image_array
 from ..data.photo_files import PHOTO_ENDINGS
 from .classify import Classifier, ClassifyError, classify
 from .fetch import RemotePhoto, is_url
+from .sessions import SESSIONS
 
 # %% ../../nbs/509_use.exported.ipynb #4e6be1f1
 def is_export(
     path:str|Path # Any
 )->bool:
-    "Whether this is an exported folder, or an ONNX file"
+    "Whether this is an exported folder, or a file of ONNX or LiteRT"
     path = Path(path)
-    return path.suffix.lower()=='.onnx' or (path/'export.json').is_file()
+    return path.suffix.lower() in SESSIONS or (path/'export.json').is_file()
 
 def find_export(
-    model:str|Path # An exported folder, an ONNX file in it, or a run
+    model:str|Path # An exported folder, a model in it, or a run
 )->Path: # Folder or file
     "Where the exported model is"
     path = Path(model)

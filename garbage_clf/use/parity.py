@@ -17,8 +17,10 @@ from ..core import WorkbookError
 from ..metrics import wilson
 from ..train.evaluate import run_outputs
 from ..train.run import Run, load_model
+from .executorch import ProgramSession
 from .network import portable_model
 from .onnx_files import batch_inputs
+from .sessions import open_session
 
 # %% ../../nbs/507_use.parity.ipynb #f90cb748
 def held_out(
@@ -40,12 +42,8 @@ def _runner(path, threads):
         def run_program(batch):
             with torch.inference_mode(): return model(*map(torch.from_numpy, batch.values()))[0].numpy()
         return run_program
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    return lambda batch: session.run(['probabilities'], batch)[0]
+    session = ProgramSession(path) if path.suffix=='.pte' else open_session(path, threads)
+    return lambda batch: session.run(batch)[0]
 
 def _milliseconds(run_batch, batch, repeats):
     "Median and 99th percentile of the time that a batch takes"
@@ -105,9 +103,10 @@ def export_table(
     return pd.DataFrame.from_dict(rows, orient='index').round(4)
 
 # %% ../../nbs/507_use.parity.ipynb #ce49c168
-TOLERANCE = {'onnx':1e-4, 'pt2':1e-4, 'onnx-fp16':1e-2} # Largest difference of a probability
-LEAST_AGREEMENT = .98 # Of onnx-int8 with PyTorch
-MOST_LOST = .01 # Accuracy that onnx-int8 may lose
+# Largest difference of a probability
+TOLERANCE = {'onnx':1e-4, 'pt2':1e-4, 'litert':1e-4, 'executorch':1e-4, 'onnx-fp16':1e-2, 'litert-fp16':1e-2}
+LEAST_AGREEMENT = .98 # Of a model in whole numbers with PyTorch
+MOST_LOST = .01 # Accuracy that a model in whole numbers may lose
 
 def differs_too_much(
     name:str, # Of `MODEL_FORMATS`
