@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INKS', 'OTHER_INK', 'IN_WORDS', 'bin_colours', 'InteractiveModel', 'in_words', 'explain']
 
-# %% ../../nbs/521_use.interactive.ipynb #cc150e05
+# %% ../../nbs/521_use.interactive.ipynb #acbecbea
 from pathlib import Path
 
 from PIL import Image
@@ -16,7 +16,7 @@ from .classify import classify
 from .exported import is_export, open_export
 from .form import Limits
 
-# %% ../../nbs/521_use.interactive.ipynb #ea8d7138
+# %% ../../nbs/521_use.interactive.ipynb #3daa2c97
 INKS = dict(black=('#1f1f1f','#ffffff'), blue=('#0b57a4','#ffffff'), brown=('#6b4423','#ffffff'),
     green=('#1b6e3c','#ffffff'), grey=('#5a5f64','#ffffff'), gray=('#5a5f64','#ffffff'), orange=('#f28c28','#1f1f1f'),
     purple=('#6a2c91','#ffffff'), red=('#a61b1b','#ffffff'), white=('#f4f4f4','#1f1f1f'), yellow=('#f5c518','#1f1f1f'))
@@ -28,7 +28,7 @@ def bin_colours(
     "The colours of a bin"
     return next((INKS[word] for word in name.lower().split() if word in INKS), OTHER_INK)
 
-# %% ../../nbs/521_use.interactive.ipynb #6036ad39
+# %% ../../nbs/521_use.interactive.ipynb #beb24e29
 def _export_of(model):
     "The exported folder of a model; None where it has none"
     path = Path(model)
@@ -87,6 +87,7 @@ class InteractiveModel:
         words:str='' # '' for none
     )->dict: # As from `predict_export`, with `error` where there is no answer
         "What the model says"
+        if not words and photo is None: raise WorkbookError('neither a photo nor words: give one of them')
         if words and not self.takes_words: raise WorkbookError('this model takes photos alone: leave the words out')
         if photo and not self.takes_photos: raise WorkbookError('this model takes words alone: leave the photo out')
         if len(words)>self.limits.text:
@@ -94,7 +95,7 @@ class InteractiveModel:
         if self.classifier: return next(classify(self.classifier, [photo], [words or None]))
         return next(self.predictor([photo] if photo else [], words or None)).to_dict()
 
-# %% ../../nbs/521_use.interactive.ipynb #7b49b52b
+# %% ../../nbs/521_use.interactive.ipynb #30d4748e
 IN_WORDS = dict(
     confident='Confident: when the model was checked, at least 9 in 10 such answers were right.',
     not_confident='Not confident: it may well be something else. Take another photo from nearer, add words, or ask somebody.',
@@ -134,7 +135,7 @@ def in_words(
         state=state, says=IN_WORDS[state], doubt=_doubt(model, found), note=found.get('note', ''), bin=model.bins[label],
         colours=bin_colours(b), label=label, probability=found['probability'], bars=bars)
 
-# %% ../../nbs/521_use.interactive.ipynb #1b23eb01
+# %% ../../nbs/521_use.interactive.ipynb #c404bd0f
 def explain(
     model:InteractiveModel, # With a run
     photo:Image.Image, # RGB, from `decode`
