@@ -218,9 +218,11 @@ function render({ model, el }) {
     const dot = part('span', 'dot')
     const answer = item.answer
     if (answer) dot.style.backgroundColor = answer.colours[0]
-    let text = answer ? `${answer.headline}: ${answer.label}, ${Math.round(100 * answer.probability)} %` : '...'
+    let text = answer ? `${answer.headline} (${answer.label}, ${Math.round(100 * answer.probability)} %)` : '...'
     if (item.error) text = item.error
-    node.append(small, dot, part('span', 'cell', text), part('span', 'cell predict-small', item.words || item.name))
+    const cell = part('span', 'cell', text)
+    cell.append(part('span', 'under', item.words.slice(0, 200) || (item.error ? '' : item.name)))
+    node.append(small, dot, cell)
     return node
   }
 
@@ -282,10 +284,10 @@ function render({ model, el }) {
   if (takes.includes('image')) {
     const buttons = onPhone ? [shoot, choose] : [choose, ...(hasCamera ? [shoot] : [])]
     place.append(...buttons, files, shots)
-    if (!onPhone) place.append(part('span', 'small', 'or drop photos here'))
+    if (!onPhone) place.append(part('span', 'small predict-hint', 'or drop photos here'))
   }
   const words = part('input', 'words')
-  Object.assign(words, { type: 'text', placeholder: takes.includes('image') ? 'words, such as greasy pizza box' : 'such as greasy pizza box' })
+  Object.assign(words, { type: 'text', placeholder: takes.includes('image') ? 'words, such as pizza box' : 'such as pizza box' })
   words.setAttribute('aria-label', 'words')
   words.addEventListener('keydown', (event) => {
     event.stopPropagation()

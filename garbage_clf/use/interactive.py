@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INKS', 'OTHER_INK', 'IN_WORDS', 'bin_colours', 'InteractiveModel', 'in_words', 'explain']
 
-# %% ../../nbs/521_use.interactive.ipynb #acbecbea
+# %% ../../nbs/521_use.interactive.ipynb #d28bfc8c
 from pathlib import Path
 
 from PIL import Image
@@ -16,7 +16,7 @@ from .classify import classify
 from .exported import is_export, open_export
 from .form import Limits
 
-# %% ../../nbs/521_use.interactive.ipynb #3daa2c97
+# %% ../../nbs/521_use.interactive.ipynb #4dedfcd6
 INKS = dict(black=('#1f1f1f','#ffffff'), blue=('#0b57a4','#ffffff'), brown=('#6b4423','#ffffff'),
     green=('#1b6e3c','#ffffff'), grey=('#5a5f64','#ffffff'), gray=('#5a5f64','#ffffff'), orange=('#f28c28','#1f1f1f'),
     purple=('#6a2c91','#ffffff'), red=('#a61b1b','#ffffff'), white=('#f4f4f4','#1f1f1f'), yellow=('#f5c518','#1f1f1f'))
@@ -28,7 +28,7 @@ def bin_colours(
     "The colours of a bin"
     return next((INKS[word] for word in name.lower().split() if word in INKS), OTHER_INK)
 
-# %% ../../nbs/521_use.interactive.ipynb #beb24e29
+# %% ../../nbs/521_use.interactive.ipynb #fcf72244
 def _export_of(model):
     "The exported folder of a model; None where it has none"
     path = Path(model)
@@ -95,11 +95,16 @@ class InteractiveModel:
         if self.classifier: return next(classify(self.classifier, [photo], [words or None]))
         return next(self.predictor([photo] if photo else [], words or None)).to_dict()
 
-# %% ../../nbs/521_use.interactive.ipynb #30d4748e
+# %% ../../nbs/521_use.interactive.ipynb #017acc44
 IN_WORDS = dict(
     confident='Confident: when the model was checked, at least 9 in 10 such answers were right.',
-    not_confident='Not confident: it may well be something else. Take another photo from nearer, add words, or ask somebody.',
+    not_confident='Not confident: with such answers the model has been wrong too often. {advice}',
     unfamiliar='Unlike the training data: the model has not learnt about such things, so do not rely on this answer.')
+
+def _advice(model):
+    "What somebody may do where the model is not confident"
+    if not model.takes_words: return 'Take another photo from nearer, or ask somebody.'
+    return 'Take another photo from nearer, add words, or ask somebody.' if model.takes_photos else 'Add words, or ask somebody.'
 
 def _rule(model, label):
     "Which rule sends a class into its bin"
@@ -108,8 +113,8 @@ def _rule(model, label):
     if not b: return f'There is no rule for {label} yet.'
     if b==label: return '' # Its classes are bins
     agree = all(known_bin(c, model.rules)==found for c,found in model.bins.items())
-    by = f', by the rules of {place}' if agree and place else ''
-    return f'{label} goes into {b}{by}.'
+    of = f' of {place}' if agree and place else ''
+    return f'Rule{of}: {label} goes into {b}.'
 
 def _doubt(model, found):
     "What else it may be; '' where nothing else is likely"
@@ -128,14 +133,14 @@ def in_words(
     "An answer as people read it"
     label,state = found['label'],found['state']
     b = model.bins[label] or label
-    agree = known_bin(label, model.rules)==model.bins[label]
+    agree = state!='unfamiliar' and known_bin(label, model.rules)==model.bins[label]
     headline = dict(confident=b, not_confident=f'Perhaps {b}', unfamiliar=f'Not known. A guess: {b}')[state]
     bars = sorted(found['probabilities'].items(), key=lambda pair: -pair[1])[:most]
     return dict(headline=headline, about=model.rules['bins'].get(b, '') if agree else '', rule=_rule(model, label),
-        state=state, says=IN_WORDS[state], doubt=_doubt(model, found), note=found.get('note', ''), bin=model.bins[label],
-        colours=bin_colours(b), label=label, probability=found['probability'], bars=bars)
+        state=state, says=IN_WORDS[state].format(advice=_advice(model)), doubt=_doubt(model, found), note=found.get('note', ''), bin=model.bins[label],
+        colours=OTHER_INK if state=='unfamiliar' else bin_colours(b), label=label, probability=found['probability'], bars=bars)
 
-# %% ../../nbs/521_use.interactive.ipynb #c404bd0f
+# %% ../../nbs/521_use.interactive.ipynb #8016179d
 def explain(
     model:InteractiveModel, # With a run
     photo:Image.Image, # RGB, from `decode`
