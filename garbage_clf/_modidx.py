@@ -2941,6 +2941,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'garbage_clf.use.web_app._one_page': ('use.web_app.html#_one_page', 'garbage_clf/use/web_app.py'),
                                          'garbage_clf.use.web_app._own_kernel': ( 'use.web_app.html#_own_kernel',
                                                                                   'garbage_clf/use/web_app.py'),
+                                         'garbage_clf.use.web_app._replaced': ('use.web_app.html#_replaced', 'garbage_clf/use/web_app.py'),
                                          'garbage_clf.use.web_app.check_voila': ( 'use.web_app.html#check_voila',
                                                                                   'garbage_clf/use/web_app.py'),
                                          'garbage_clf.use.web_app.page_folder': ( 'use.web_app.html#page_folder',

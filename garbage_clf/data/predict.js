@@ -234,6 +234,7 @@ function render({ model, el }) {
     again.hidden = !item
     const all = [...items.values()]
     batch.hidden = all.length < 2
+    if (batch.hidden) return batch.replaceChildren()
     const save = press('button predict-quiet', 'Save as CSV', () => tell({ do: 'table' }))
     batch.replaceChildren(part('div', 'title', `${all.length} answers`), ...all.map(row), save)
   }

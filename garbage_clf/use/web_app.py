@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CELL', 'IDLE', 'EXTENSIONS', 'BUSY', 'PageOptions', 'page_notebook', 'check_voila', 'web_app', 'page_folder']
 
-# %% ../../nbs/525_use.web_app.ipynb #86a06ab3
+# %% ../../nbs/525_use.web_app.ipynb #e62dbb15
 import logging, socket
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from ..analysis.browser import PAGE
 from ..core import WorkbookError
 
-# %% ../../nbs/525_use.web_app.ipynb #adbedc36
+# %% ../../nbs/525_use.web_app.ipynb #40c53b04
 @dataclass
 class PageOptions:
     "What a page is about"
@@ -48,7 +48,7 @@ def page_notebook(
     cell = new_code_cell(CELL.format(**vars(options)))
     return new_notebook(cells=[cell], metadata=dict(kernelspec=kernel, title=options.title))
 
-# %% ../../nbs/525_use.web_app.ipynb #16b7de6d
+# %% ../../nbs/525_use.web_app.ipynb #5a2970b4
 IDLE = 900 # Seconds after which a visitor's process ends
 EXTENSIONS = ['@voila-dashboards/widgets-manager8','@jupyter-widgets/jupyterlab-manager','anywidget'] # Those of JupyterLab that the page needs
 BUSY = 'All places are taken. Try again in a few minutes.'
@@ -92,6 +92,15 @@ def _one_page(visitors):
             self.finish(BUSY)
     return OnePage
 
+def _replaced(handlers, visitors):
+    "Handlers of Voila with two of them changed"
+    from voila.shutdown_kernel_handler import VoilaShutdownKernelHandler
+    class Leave(VoilaShutdownKernelHandler):
+        def check_xsrf_cookie(self): "A page that is closed sends no token; the kernel's own number is secret enough"
+    *others,(pattern,_,options) = handlers
+    found = [(h[0],Leave,*h[2:]) if h[1] is VoilaShutdownKernelHandler else h for h in others]
+    return [*found,(pattern,_one_page(visitors),options)]
+
 def web_app(
     notebook:Path, # The one that is served
     sock:socket.socket, # From `listen`
@@ -107,9 +116,7 @@ def web_app(
             super().setup_template_dirs()
             self.template_paths.insert(0, str(PAGE/'web_app'))
 
-        def init_handlers(self):
-            *others,(pattern,_,options) = super().init_handlers()
-            return [*others,(pattern,_one_page(visitors),options)]
+        def init_handlers(self): return _replaced(super().init_handlers(), visitors)
 
         def listen(self):
             sock.setblocking(False)
@@ -120,6 +127,7 @@ def web_app(
             finally: self.stop()
     app = WebApp(config=_config(), notebook_path=str(notebook), port=sock.getsockname()[1])
     app.initialize([])
+    logging.getLogger('tornado.general').setLevel(logging.ERROR) # It would warn of Jupyter's own settings
     return app
 
 @contextmanager
