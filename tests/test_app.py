@@ -38,14 +38,12 @@ def upload(name, content): return dict(name=name, mimeType='image/jpeg', buffer=
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    "A run that takes photos and words, exported"
+    "A run that takes photos and words"
     from garbage_clf.data.sample import sample_items
     from garbage_clf.train.fit import fit
     from garbage_clf.train.recipes import get_recipe
-    from garbage_clf.use.portable import export_model
     d = tmp_path_factory.mktemp('app')
-    run = fit(sample_items(), get_recipe('multimodal-fast', text='bow', size=64, epochs=2), d/'run', device='cpu')
-    export_model(run, d/'run'/'export')
+    fit(sample_items(), get_recipe('multimodal-fast', text='bow', size=64, epochs=2), d/'run', device='cpu')
     return d
 
 @pytest.fixture(scope='module')
@@ -54,7 +52,10 @@ def address(folder):
     words = ['app','run','--port','0','--megabytes','2']
     with open(folder/'app.log', 'w') as log:
         server = subprocess.Popen([sys.executable,'-c',COMMAND,*words], stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder)
-        try: yield server.stdout.readline().split()[3]
+        try:
+            hint,line = server.stdout.readline(),server.stdout.readline()
+            assert 'garbage-clf export run' in hint
+            yield line.split()[3]
         finally:
             server.send_signal(signal.SIGINT)
             assert server.wait(20)==0

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['page_options', 'app']
 
-# %% ../../nbs/537_commands.app.ipynb #e44d02b2
+# %% ../../nbs/537_commands.app.ipynb #a6936ff4
 from pathlib import Path
 
 from .options import Option, command
 from .show import show
 from ..core import WorkbookError, log
 
-# %% ../../nbs/537_commands.app.ipynb #e530d626
+# %% ../../nbs/537_commands.app.ipynb #5a4743d6
 def page_options(
     args # Parsed arguments
 ): # A `PageOptions`
@@ -25,7 +25,8 @@ def page_options(
     corrections = None if args.corrections=='none' else args.corrections
     if corrections and Path(corrections).exists(): read_corrections(corrections)
     model = InteractiveModel(args.model, args.rules)
-    if model.classifier is None: show(f'It starts faster, and takes less memory, exported: garbage-clf export {args.model}')
+    if model.classifier is None and args.model!='builtin':
+        show(f'It starts faster, and takes less memory, exported: garbage-clf export {args.model}')
     return PageOptions(args.model, corrections, args.rules, args.megabytes, args.title)
 
 @command(

@@ -25,8 +25,9 @@ function jpegUrl(buffer) {
 function render({ model, el }) {
   const takes = model.get('takes')
   const items = new Map() // Number of a question to what is known about it
+  const first = 1000 * Math.floor(1e12 * Math.random()) // Another view of the widget has other numbers
   let chosen = 0
-  let last = 0
+  let last = first
   let timer = null
   let stream = null // Of the camera
   const waiting = new Map() // Number of a question to what goes on when Python has a piece of its photo
@@ -103,7 +104,7 @@ function render({ model, el }) {
     chosen = 0
     words.value = ''
     say('')
-    tell({ do: 'clear' })
+    tell({ do: 'clear', id: first })
     show()
   }
 
@@ -235,7 +236,7 @@ function render({ model, el }) {
     const all = [...items.values()]
     batch.hidden = all.length < 2
     if (batch.hidden) return batch.replaceChildren()
-    const save = press('button predict-quiet', 'Save as CSV', () => tell({ do: 'table' }))
+    const save = press('button predict-quiet', 'Save as CSV', () => tell({ do: 'table', id: first }))
     batch.replaceChildren(part('div', 'title', `${all.length} answers`), ...all.map(row), save)
   }
 
@@ -251,7 +252,7 @@ function render({ model, el }) {
 
   function receive(content, buffers) {
     clearTimeout(timer)
-    if (content.what === 'table') return download(buffers[0])
+    if (content.what === 'table') return content.id === first && download(buffers[0])
     const item = items.get(content.id)
     const go = waiting.get(content.id)
     waiting.delete(content.id)

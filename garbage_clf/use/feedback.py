@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_ROWS', 'photo_folder', 'keep_photo', 'save_correction']
 
-# %% ../../nbs/523_use.feedback.ipynb #875bd0b1
+# %% ../../nbs/523_use.feedback.ipynb #c1dcf5d8
 import hashlib
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from ..core import WorkbookError, atomic
 from ..data.corrections import CORRECTIONS, read_corrections
 from ..data.items import write_table
 
-# %% ../../nbs/523_use.feedback.ipynb #d33c5c57
+# %% ../../nbs/523_use.feedback.ipynb #f9887321
 def photo_folder(
     corrections:Path|str # Path of a corrections file
 )->Path:
@@ -37,7 +37,7 @@ def keep_photo(
     with atomic(folder/name) as tmp: tmp.write_bytes(content)
     return f'{folder.name}/{name}'
 
-# %% ../../nbs/523_use.feedback.ipynb #3c4b7958
+# %% ../../nbs/523_use.feedback.ipynb #1b334d96
 MOST_ROWS = 5000
 
 def _read(path):

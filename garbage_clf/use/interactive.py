@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['INKS', 'OTHER_INK', 'IN_WORDS', 'bin_colours', 'InteractiveModel', 'in_words', 'explain']
 
-# %% ../../nbs/521_use.interactive.ipynb #d28bfc8c
+# %% ../../nbs/521_use.interactive.ipynb #52acaff7
 from pathlib import Path
 
 from PIL import Image
 
-from ..bins import known_bin, read_rules
+from ..bins import class_bins, known_bin, read_rules
 from ..core import WorkbookError
 from .classify import classify
 from .exported import is_export, open_export
 from .form import Limits
 
-# %% ../../nbs/521_use.interactive.ipynb #4dedfcd6
+# %% ../../nbs/521_use.interactive.ipynb #865bf5b4
 INKS = dict(black=('#1f1f1f','#ffffff'), blue=('#0b57a4','#ffffff'), brown=('#6b4423','#ffffff'),
     green=('#1b6e3c','#ffffff'), grey=('#5a5f64','#ffffff'), gray=('#5a5f64','#ffffff'), orange=('#f28c28','#1f1f1f'),
     purple=('#6a2c91','#ffffff'), red=('#a61b1b','#ffffff'), white=('#f4f4f4','#1f1f1f'), yellow=('#f5c518','#1f1f1f'))
@@ -28,7 +28,7 @@ def bin_colours(
     "The colours of a bin"
     return next((INKS[word] for word in name.lower().split() if word in INKS), OTHER_INK)
 
-# %% ../../nbs/521_use.interactive.ipynb #fcf72244
+# %% ../../nbs/521_use.interactive.ipynb #98fa6bb1
 def _export_of(model):
     "The exported folder of a model; None where it has none"
     path = Path(model)
@@ -53,18 +53,17 @@ class InteractiveModel:
         self.run = _run_of(model, export)
         self.limits = limits or Limits()
         self.classifier = open_export(export) if export else None
-        self.predictor = None if export else self._predictor(rules and read_rules(rules))
+        self.predictor = None if export else self._predictor()
         self.about = self.classifier.about if export else self._about()
-        self.bins = dict(self.about['bins'])
-        self.rules = read_rules(rules or self._own_rules())
-        if rules: self.bins = {c: known_bin(c, self.rules) for c in self.about['classes']}
-        self.about['bins'] = self.bins
+        self.bins = self.about['bins']
+        self.rules = read_rules(rules) if rules else self._own_rules() or read_rules()
+        if rules: self.bins = self.about['bins'] = class_bins(self.about['classes'], self.rules)
 
-    def _predictor(self, rules=None):
+    def _predictor(self):
         "What a run predicts with; torch is imported here"
         from garbage_clf.use.builtin import find_run
         from garbage_clf.use.predict import Predictor
-        return Predictor(find_run(self.run), rules)
+        return Predictor(find_run(self.run))
 
     def _about(self):
         "A run, described as in the export.json of an exported one"
@@ -73,8 +72,9 @@ class InteractiveModel:
 
     def _own_rules(self):
         "The rules that are kept with a run; None where there are none"
+        if self.predictor: return self.predictor.run.rules
         path = Path(self.run or '')/'rules.yaml'
-        return path if self.run and path.is_file() else None
+        return read_rules(path) if self.run and path.is_file() else None
 
     @property
     def takes_photos(self): return 'image' in self.about['modalities']
@@ -95,7 +95,7 @@ class InteractiveModel:
         if self.classifier: return next(classify(self.classifier, [photo], [words or None]))
         return next(self.predictor([photo] if photo else [], words or None)).to_dict()
 
-# %% ../../nbs/521_use.interactive.ipynb #017acc44
+# %% ../../nbs/521_use.interactive.ipynb #d6f76e46
 IN_WORDS = dict(
     confident='Confident: when the model was checked, at least 9 in 10 such answers were right.',
     not_confident='Not confident: with such answers the model has been wrong too often. {advice}',
@@ -135,12 +135,14 @@ def in_words(
     b = model.bins[label] or label
     agree = state!='unfamiliar' and known_bin(label, model.rules)==model.bins[label]
     headline = dict(confident=b, not_confident=f'Perhaps {b}', unfamiliar=f'Not known. A guess: {b}')[state]
+    note = found.get('note', '')
+    if note: note = f'{note[0].upper()}{note[1:]}.'
     bars = sorted(found['probabilities'].items(), key=lambda pair: -pair[1])[:most]
     return dict(headline=headline, about=model.rules['bins'].get(b, '') if agree else '', rule=_rule(model, label),
-        state=state, says=IN_WORDS[state].format(advice=_advice(model)), doubt=_doubt(model, found), note=found.get('note', ''), bin=model.bins[label],
+        state=state, says=IN_WORDS[state].format(advice=_advice(model)), doubt=_doubt(model, found), note=note, bin=model.bins[label],
         colours=OTHER_INK if state=='unfamiliar' else bin_colours(b), label=label, probability=found['probability'], bars=bars)
 
-# %% ../../nbs/521_use.interactive.ipynb #8016179d
+# %% ../../nbs/521_use.interactive.ipynb #48b144b0
 def explain(
     model:InteractiveModel, # With a run
     photo:Image.Image, # RGB, from `decode`

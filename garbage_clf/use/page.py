@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KEEPS', 'ABOUT', 'Uploads', 'Question', 'read_question', 'PredictWidget', 'predict_widget']
 
-# %% ../../nbs/523_use.page.ipynb #4f51c607
+# %% ../../nbs/523_use.page.ipynb #cb212dca
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from .feedback import photo_folder, save_correction
 from .form import Limits, Refusal, decode
 from .interactive import InteractiveModel, explain, in_words
 
-# %% ../../nbs/523_use.page.ipynb #fc4a6e18
+# %% ../../nbs/523_use.page.ipynb #3f395a0c
 class Uploads:
     "One photo at a time, from its pieces"
     def __init__(self,
@@ -49,7 +49,7 @@ class Uploads:
         self.content += piece
         return bytes(self.content) if len(self.content)==size else None
 
-# %% ../../nbs/523_use.page.ipynb #d1af8df9
+# %% ../../nbs/523_use.page.ipynb #b98bf576
 @dataclass
 class Question:
     "What somebody asked"
@@ -75,7 +75,7 @@ def read_question(
     photo = decode(content, model.about['size'], model.limits)
     return Question(name, photo=photo, shown=thumbnail(content, SIDE))
 
-# %% ../../nbs/523_use.page.ipynb #c4d8e512
+# %% ../../nbs/523_use.page.ipynb #3f79dc3b
 KEEPS = ('What you say is saved in {file}, for the next training. Only then is the photo kept, in the folder {folder} beside '
     'it, without the place and time in its file.')
 ABOUT = 'Photos stay in the memory of the computer that runs this, and only until you start anew or leave.'
@@ -182,7 +182,7 @@ class PredictWidget(anywidget.AnyWidget):
         self.uploads = Uploads(self.model.limits.megabytes)
         return dict(what='clear'),[]
 
-# %% ../../nbs/523_use.page.ipynb #0e0f182a
+# %% ../../nbs/523_use.page.ipynb #a300f057
 def predict_widget(
     model:str|Path='builtin', # An exported folder, an ONNX file in it, a run, or 'builtin'
     corrections:str|Path|None='corrections.csv', # The corrections file, continued if it is there; None for no corrections

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CELL', 'IDLE', 'EXTENSIONS', 'BUSY', 'PageOptions', 'page_notebook', 'check_voila', 'web_app', 'page_folder']
 
-# %% ../../nbs/525_use.web_app.ipynb #e62dbb15
+# %% ../../nbs/525_use.web_app.ipynb #7dd25b1e
 import logging, socket
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from ..analysis.browser import PAGE
 from ..core import WorkbookError
 
-# %% ../../nbs/525_use.web_app.ipynb #40c53b04
+# %% ../../nbs/525_use.web_app.ipynb #3c995f31
 @dataclass
 class PageOptions:
     "What a page is about"
@@ -31,7 +31,7 @@ class PageOptions:
     def absolute(self):
         "The same for a process in another folder"
         def whole(path): return str(Path(path).absolute()) if path else None
-        model = self.model if self.model=='builtin' and not Path('builtin').exists() else whole(self.model)
+        model = whole(self.model) if Path(self.model).exists() else self.model # builtin, and addresses
         if model=='builtin' and Path('builtin-export').exists(): model = whole('builtin-export')
         return PageOptions(model, whole(self.corrections), whole(self.rules), float(self.megabytes), self.title)
 
@@ -48,7 +48,7 @@ def page_notebook(
     cell = new_code_cell(CELL.format(**vars(options)))
     return new_notebook(cells=[cell], metadata=dict(kernelspec=kernel, title=options.title))
 
-# %% ../../nbs/525_use.web_app.ipynb #5a2970b4
+# %% ../../nbs/525_use.web_app.ipynb #94e0f4a1
 IDLE = 900 # Seconds after which a visitor's process ends
 EXTENSIONS = ['@voila-dashboards/widgets-manager8','@jupyter-widgets/jupyterlab-manager','anywidget'] # Those of JupyterLab that the page needs
 BUSY = 'All places are taken. Try again in a few minutes.'
