@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KEEPS', 'KEEPS_PHOTO', 'ABOUT', 'Uploads', 'Question', 'read_question', 'PredictWidget', 'predict_widget']
 
-# %% ../../nbs/523_use.page.ipynb #c3ce90e7
+# %% ../../nbs/523_use.page.ipynb #459e59d5
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from .feedback import photo_folder, save_correction
 from .form import Limits, Refusal, decode
 from .interactive import InteractiveModel, explain, in_words
 
-# %% ../../nbs/523_use.page.ipynb #df44b6c9
+# %% ../../nbs/523_use.page.ipynb #a43c08ff
 class Uploads:
     "One photo at a time, from its pieces"
     def __init__(self,
@@ -50,7 +50,7 @@ class Uploads:
         self.content += piece
         return bytes(self.content) if len(self.content)==size else None
 
-# %% ../../nbs/523_use.page.ipynb #a160b617
+# %% ../../nbs/523_use.page.ipynb #39f7ab66
 @dataclass
 class Question:
     "What somebody asked"
@@ -76,7 +76,7 @@ def read_question(
     photo = decode(content, model.about['size'], model.limits)
     return Question(name, photo=photo, shown=thumbnail(content, SIDE))
 
-# %% ../../nbs/523_use.page.ipynb #79ff94cc
+# %% ../../nbs/523_use.page.ipynb #a64b778d
 KEEPS = 'What you say is saved in {file}, for the next training.'
 KEEPS_PHOTO = ' Only then is the photo kept, in the folder {folder} beside it, without the place and time in its file.'
 ABOUT = 'What you ask stays in the memory of the computer that runs this, and only until you start anew or leave.'
@@ -186,7 +186,7 @@ class PredictWidget(anywidget.AnyWidget):
         self.uploads = Uploads(self.model.limits.megabytes)
         return dict(what='clear'),[]
 
-# %% ../../nbs/523_use.page.ipynb #986e3a51
+# %% ../../nbs/523_use.page.ipynb #9ca040a4
 def predict_widget(
     model:str|Path='builtin', # An exported folder, an ONNX file in it, a run, or 'builtin'
     corrections:str|Path|None='corrections.csv', # The corrections file, continued if it is there; None for no corrections
