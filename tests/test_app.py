@@ -1,5 +1,6 @@
 "The page of `garbage-clf app` as people use it: a real Voila, in a real browser, at the width of a desk and of a phone"
-import io, os, shutil, signal, subprocess, sys, time, urllib.request
+import base64, io, shutil, signal, subprocess, sys, time, urllib.request
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,6 +13,12 @@ COMMAND = 'import sys; from garbage_clf.cli import main; sys.exit(main())'
 ANSWERED = """n => document.querySelectorAll('.predict-row').length==n
     && [...document.querySelectorAll('.predict-row .predict-cell')].every(cell => !cell.innerText.startsWith('...'))"""
 WIDTHS = '[document.documentElement.scrollWidth, innerWidth]'
+DROP = """([root, text]) => {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0))
+    const moved = new DataTransfer()
+    moved.items.add(new File([bytes], 'dropped.png'))
+    root.dispatchEvent(new DragEvent('drop', { dataTransfer: moved, bubbles: true, cancelable: true }))
+  }"""
 RUN_CODE = """code => new Promise((resolve) => {
     const kernel = JSON.parse(document.getElementById('jupyter-config-data').textContent).kernelId
     const socket = new WebSocket(`ws://${location.host}/api/kernels/${kernel}/channels`)
@@ -120,7 +127,7 @@ def test_photo_words_and_correction(browser, address, folder):
 
 def test_bad_files_on_a_phone(browser, address, folder):
     from garbage_clf.data.sample import sample_items
-    photo = open(sample_items().image[0], 'rb').read()
+    photo = Path(sample_items().image[0]).read_bytes()
     page,_ = open_page(browser, address, 390, has_touch=True, is_mobile=True)
     assert page.locator('.predict-file').nth(1).get_attribute('capture')=='environment'
     heights = [b.bounding_box()['height'] for b in page.get_by_role('button').all() if b.is_visible()]
@@ -149,13 +156,18 @@ def test_bad_files_on_a_phone(browser, address, folder):
     page.get_by_text('the text has 49,999 characters, and at most 2,000 are taken').wait_for()
     page.close()
 
-def test_camera_and_kernel(browser, address, folder):
+def test_camera_drop_and_kernel(browser, address, folder):
+    from garbage_clf.data.sample import sample_items
     page,_ = open_page(browser, address, 1200)
     page.get_by_role('button', name='Take a photo').click()
     page.wait_for_function('document.querySelector("video")?.videoWidth>0')
     page.get_by_role('button', name='Take the photo').click()
     page.locator('.predict-headline').wait_for()
     assert page.locator('video').count()==0
+    photo = base64.b64encode(Path(sample_items().image[0]).read_bytes()).decode()
+    page.evaluate(DROP, [page.locator('.predict-root').element_handle(),photo])
+    page.wait_for_function(ANSWERED, arg=2)
+    assert [r.inner_text().split('\n')[1] for r in page.locator('.predict-row').all()]==['camera.jpg','dropped.png']
     got = page.evaluate(RUN_CODE, f'open({str(folder/"entered")!r}, "w")')
     assert 'execute_reply' not in got and not (folder/'entered').exists()
     kernel = page.evaluate('JSON.parse(document.getElementById("jupyter-config-data").textContent).kernelId')

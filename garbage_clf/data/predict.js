@@ -252,7 +252,7 @@ function render({ model, el }) {
 
   function receive(content, buffers) {
     clearTimeout(timer)
-    if (content.what === 'table') return content.id === first && download(buffers[0])
+    if (content.what === 'table' && content.id === first && buffers.length) return download(buffers[0])
     const item = items.get(content.id)
     const go = waiting.get(content.id)
     waiting.delete(content.id)

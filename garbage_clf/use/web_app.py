@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CELL', 'IDLE', 'EXTENSIONS', 'BUSY', 'PageOptions', 'page_notebook', 'check_voila', 'web_app', 'page_folder']
 
-# %% ../../nbs/525_use.web_app.ipynb #7dd25b1e
+# %% ../../nbs/525_use.web_app.ipynb #e021ea2f
 import logging, socket
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from ..analysis.browser import PAGE
 from ..core import WorkbookError
 
-# %% ../../nbs/525_use.web_app.ipynb #3c995f31
+# %% ../../nbs/525_use.web_app.ipynb #bd9df9c7
 @dataclass
 class PageOptions:
     "What a page is about"
@@ -48,7 +48,7 @@ def page_notebook(
     cell = new_code_cell(CELL.format(**vars(options)))
     return new_notebook(cells=[cell], metadata=dict(kernelspec=kernel, title=options.title))
 
-# %% ../../nbs/525_use.web_app.ipynb #94e0f4a1
+# %% ../../nbs/525_use.web_app.ipynb #96c7c44f
 IDLE = 900 # Seconds after which a visitor's process ends
 EXTENSIONS = ['@voila-dashboards/widgets-manager8','@jupyter-widgets/jupyterlab-manager','anywidget'] # Those of JupyterLab that the page needs
 BUSY = 'All places are taken. Try again in a few minutes.'
@@ -127,7 +127,7 @@ def web_app(
             finally: self.stop()
     app = WebApp(config=_config(), notebook_path=str(notebook), port=sock.getsockname()[1])
     app.initialize([])
-    logging.getLogger('tornado.general').setLevel(logging.ERROR) # It would warn of Jupyter's own settings
+    logging.getLogger('tornado').setLevel(logging.ERROR)
     return app
 
 @contextmanager
