@@ -2943,7 +2943,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'garbage_clf/use/web_app.py'),
                                          'garbage_clf.use.web_app.PageOptions.absolute': ( 'use.web_app.html#pageoptions.absolute',
                                                                                            'garbage_clf/use/web_app.py'),
-                                         'garbage_clf.use.web_app._config': ('use.web_app.html#_config', 'garbage_clf/use/web_app.py'),
                                          'garbage_clf.use.web_app._one_page': ('use.web_app.html#_one_page', 'garbage_clf/use/web_app.py'),
                                          'garbage_clf.use.web_app._own_kernel': ( 'use.web_app.html#_own_kernel',
                                                                                   'garbage_clf/use/web_app.py'),
@@ -2954,4 +2953,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'garbage_clf/use/web_app.py'),
                                          'garbage_clf.use.web_app.page_notebook': ( 'use.web_app.html#page_notebook',
                                                                                     'garbage_clf/use/web_app.py'),
+                                         'garbage_clf.use.web_app.voila_config': ( 'use.web_app.html#voila_config',
+                                                                                   'garbage_clf/use/web_app.py'),
                                          'garbage_clf.use.web_app.web_app': ('use.web_app.html#web_app', 'garbage_clf/use/web_app.py')}}}

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['page_options', 'app']
 
-# %% ../../nbs/537_commands.app.ipynb #a6936ff4
+# %% ../../nbs/537_commands.app.ipynb #d55caf15
 from pathlib import Path
 
 from .options import Option, command
 from .show import show
 from ..core import WorkbookError, log
 
-# %% ../../nbs/537_commands.app.ipynb #5a4743d6
+# %% ../../nbs/537_commands.app.ipynb #7fbdc44f
 def page_options(
     args # Parsed arguments
 ): # A `PageOptions`
@@ -30,7 +30,8 @@ def page_options(
     return PageOptions(args.model, corrections, args.rules, args.megabytes, args.title)
 
 @command(
-    Option('model', 'An exported folder, an ONNX file in it, a run, or builtin (the default)', nargs='?', default='builtin'),
+    Option('model', 'An exported folder, an ONNX file in it, a run, or builtin (the default)', nargs='?',
+        default='builtin'),
     Option('--host', 'Address to listen on; 0.0.0.0 for all of this computer', default='127.0.0.1'),
     Option('--port', 'Port to listen on; 0 for any that is free', int, 8866),
     Option('--megabytes', 'Largest photo, megabytes', float, 32),
@@ -49,7 +50,8 @@ def app(
     options = page_options(args)
     host,port = sock.getsockname()[:2]
     if host not in ('127.0.0.1','::1'):
-        log.warning('listening on %s: whoever reaches this computer can ask, and correct unless you say --corrections none', host)
+        log.warning('listening on %s: whoever reaches this computer can ask%s', host,
+            ', and correct unless you add --corrections none' if options.corrections else '')
     at = f'[{host}]' if ':' in host else host
     with page_folder(options) as notebook:
         server = web_app(notebook, sock, args.visitors)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_ROWS', 'photo_folder', 'keep_photo', 'save_correction']
 
-# %% ../../nbs/523_use.feedback.ipynb #c1dcf5d8
+# %% ../../nbs/523_use.feedback.ipynb #4b6df8a6
 import hashlib
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from ..core import WorkbookError, atomic
 from ..data.corrections import CORRECTIONS, read_corrections
 from ..data.items import write_table
 
-# %% ../../nbs/523_use.feedback.ipynb #f9887321
+# %% ../../nbs/523_use.feedback.ipynb #80c84377
 def photo_folder(
     corrections:Path|str # Path of a corrections file
 )->Path:
@@ -37,7 +37,7 @@ def keep_photo(
     with atomic(folder/name) as tmp: tmp.write_bytes(content)
     return f'{folder.name}/{name}'
 
-# %% ../../nbs/523_use.feedback.ipynb #1b334d96
+# %% ../../nbs/523_use.feedback.ipynb #94d84897
 MOST_ROWS = 5000
 
 def _read(path):
@@ -57,8 +57,10 @@ def save_correction(
     row = dict(text=words or pd.NA, label=label, action=action, reason=f'review: is {label}')
     with lock(path):
         table = _read(path)
-        if len(table)>=MOST_ROWS: raise WorkbookError(f'{path.name} has {len(table)} rows and takes no more: move it away')
+        if len(table)>=MOST_ROWS:
+            raise WorkbookError(f'{path.name} has {len(table)} rows and takes no more: move it away')
         row['image'] = keep_photo(photo, path) if photo else pd.NA
         new = pd.DataFrame([row], columns=CORRECTIONS).astype('string')
-        same = table[['image','text']].fillna('').eq(new[['image','text']].fillna('').iloc[0]).all(axis=1)
+        key = ['image','text']
+        same = table[key].fillna('').eq(new[key].fillna('').iloc[0]).all(axis=1)
         write_table(pd.concat([table[~same], new], ignore_index=True), path)

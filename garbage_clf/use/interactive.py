@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INKS', 'OTHER_INK', 'IN_WORDS', 'bin_colours', 'InteractiveModel', 'in_words', 'explain']
 
-# %% ../../nbs/521_use.interactive.ipynb #52acaff7
+# %% ../../nbs/521_use.interactive.ipynb #2609ecd7
 from pathlib import Path
 
 from PIL import Image
@@ -16,7 +16,7 @@ from .classify import classify
 from .exported import is_export, open_export
 from .form import Limits
 
-# %% ../../nbs/521_use.interactive.ipynb #865bf5b4
+# %% ../../nbs/521_use.interactive.ipynb #4d335239
 INKS = dict(black=('#1f1f1f','#ffffff'), blue=('#0b57a4','#ffffff'), brown=('#6b4423','#ffffff'),
     green=('#1b6e3c','#ffffff'), grey=('#5a5f64','#ffffff'), gray=('#5a5f64','#ffffff'), orange=('#f28c28','#1f1f1f'),
     purple=('#6a2c91','#ffffff'), red=('#a61b1b','#ffffff'), white=('#f4f4f4','#1f1f1f'), yellow=('#f5c518','#1f1f1f'))
@@ -28,7 +28,7 @@ def bin_colours(
     "The colours of a bin"
     return next((INKS[word] for word in name.lower().split() if word in INKS), OTHER_INK)
 
-# %% ../../nbs/521_use.interactive.ipynb #98fa6bb1
+# %% ../../nbs/521_use.interactive.ipynb #b3a0cc9b
 def _export_of(model):
     "The exported folder of a model; None where it has none"
     path = Path(model)
@@ -68,7 +68,8 @@ class InteractiveModel:
     def _about(self):
         "A run, described as in the export.json of an exported one"
         p = self.predictor
-        return dict(name=p.run.recipe.name, classes=p.classes, bins=p.bins, modalities=p.modalities, size=p.run.recipe.size)
+        recipe = p.run.recipe
+        return dict(name=recipe.name, size=recipe.size, classes=p.classes, bins=p.bins, modalities=p.modalities)
 
     def _own_rules(self):
         "The rules that are kept with a run; None where there are none"
@@ -95,7 +96,7 @@ class InteractiveModel:
         if self.classifier: return next(classify(self.classifier, [photo], [words or None]))
         return next(self.predictor([photo] if photo else [], words or None)).to_dict()
 
-# %% ../../nbs/521_use.interactive.ipynb #d6f76e46
+# %% ../../nbs/521_use.interactive.ipynb #95b95678
 IN_WORDS = dict(
     confident='Confident: when the model was checked, at least 9 in 10 such answers were right.',
     not_confident='Not confident: with such answers the model has been wrong too often. {advice}',
@@ -104,7 +105,8 @@ IN_WORDS = dict(
 def _advice(model):
     "What somebody may do where the model is not confident"
     if not model.takes_words: return 'Take another photo from nearer, or ask somebody.'
-    return 'Take another photo from nearer, add words, or ask somebody.' if model.takes_photos else 'Add words, or ask somebody.'
+    if not model.takes_photos: return 'Add words, or ask somebody.'
+    return 'Take another photo from nearer, add words, or ask somebody.'
 
 def _rule(model, label):
     "Which rule sends a class into its bin"
@@ -129,7 +131,7 @@ def in_words(
     model:InteractiveModel, # That was asked
     found:dict, # Its answer, without error
     most:int=6 # Classes with a bar
-)->dict: # headline, about, rule, state, says, doubt, note, colours, label, probability, bars
+)->dict: # headline, label, probability, bars, state, bin, about, rule, doubt, note, says, colours
     "An answer as people read it"
     label,state = found['label'],found['state']
     b = model.bins[label] or label
@@ -138,11 +140,14 @@ def in_words(
     note = found.get('note', '')
     if note: note = f'{note[0].upper()}{note[1:]}.'
     bars = sorted(found['probabilities'].items(), key=lambda pair: -pair[1])[:most]
-    return dict(headline=headline, about=model.rules['bins'].get(b, '') if agree else '', rule=_rule(model, label),
-        state=state, says=IN_WORDS[state].format(advice=_advice(model)), doubt=_doubt(model, found), note=note, bin=model.bins[label],
-        colours=OTHER_INK if state=='unfamiliar' else bin_colours(b), label=label, probability=found['probability'], bars=bars)
+    answer = dict(headline=headline, label=label, probability=found['probability'], bars=bars, state=state)
+    answer |= dict(bin=model.bins[label], about=model.rules['bins'].get(b, '') if agree else '')
+    answer |= dict(rule=_rule(model, label), doubt=_doubt(model, found), note=note)
+    answer['says'] = IN_WORDS[state].format(advice=_advice(model))
+    answer['colours'] = OTHER_INK if state=='unfamiliar' else bin_colours(b)
+    return answer
 
-# %% ../../nbs/521_use.interactive.ipynb #48b144b0
+# %% ../../nbs/521_use.interactive.ipynb #2d2551a5
 def explain(
     model:InteractiveModel, # With a run
     photo:Image.Image, # RGB, from `decode`
