@@ -218,7 +218,8 @@ function render({ model, el }) {
     if (item.photo) Object.assign(small, { src: item.photo, alt: '' })
     const dot = part('span', 'dot')
     const answer = item.answer
-    if (answer) dot.style.backgroundColor = answer.colours[0]
+    if (answer) dot.style.borderColor = answer.colours[0]
+    if (answer && answer.state === 'confident') dot.style.backgroundColor = answer.colours[0]
     let text = answer ? `${answer.headline} (${answer.label}, ${Math.round(100 * answer.probability)} %)` : '...'
     if (item.error) text = item.error
     const cell = part('span', 'cell', text)
