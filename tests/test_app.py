@@ -123,6 +123,10 @@ def test_photo_words_and_correction(browser, address, folder):
     row = read_corrections(folder/'corrections.csv').iloc[0]
     assert [row.text,row.label,row.action]==['old battery',other,'relabel']
     assert Image.open(folder/row.image).size==Image.open(file).size
+    page.locator('.predict-file').first.set_input_files(sample_items().image[1])
+    page.wait_for_function(ANSWERED, arg=2)
+    assert page.locator('.predict-words').input_value()=='' # Those were about the other photo
+    assert page.locator('.predict-row').last.inner_text().endswith(Path(sample_items().image[1]).name)
     assert elsewhere==[]
     page.close()
 

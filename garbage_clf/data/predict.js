@@ -67,13 +67,15 @@ function render({ model, el }) {
       const piece = await file.slice(start, start + PIECE).arrayBuffer()
       const taken = new Promise((resolve) => waiting.set(item.id, resolve))
       tell({ do: 'piece', id: item.id, name: file.name, size: file.size, start, words: item.words }, [piece])
-      if (!(await taken)) return
+      if (!(await taken) || !items.has(item.id)) return
       start += PIECE
     } while (start < file.size)
   }
 
   async function ask(files) {
     closeCamera()
+    const before = items.get(chosen)
+    if (before && before.photo && before.words === words.value.trim()) words.value = '' // They were about that photo
     const most = model.get('items')
     const room = most - items.size
     const list = [...files].slice(0, Math.max(room, 0)).map((file) => [begin(file.name || 'photo'), file])
@@ -81,6 +83,7 @@ function render({ model, el }) {
     if (files.length > room) say(`At most ${most} at a time: start anew for more.`)
     show()
     for (const [item, file] of list) {
+      if (!items.has(item.id)) return // Started anew meanwhile
       try { await send(item, file) } catch { fail(item, 'it cannot be read') }
     }
   }
