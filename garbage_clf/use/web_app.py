@@ -65,7 +65,7 @@ def _own_kernel():
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     class OwnKernel(KernelSpecManager):
         def _kernel_dirs_default(self): return [] # Of those that are registered, none
-        def get_kernel_spec(self, name): return KernelSpec(**get_kernel_dict(['--log-level=ERROR']))
+        def get_kernel_spec(self, name): return KernelSpec(**get_kernel_dict(['--log-level=CRITICAL']))
     return OwnKernel
 
 def voila_config(): # A `traitlets.config.Config`
