@@ -16,6 +16,6 @@ setup(
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     classifiers=['Programming Language :: Python :: 3', 'Framework :: Jupyter', 'Intended Audience :: Science/Research'],
     packages=find_packages(include=['garbage_clf', 'garbage_clf.*']), include_package_data=True,
-    package_data={'garbage_clf': ['*.yaml', 'data/*.csv', 'data/*.js', 'data/*.css', 'data/builtin/*']},
+    package_data={'garbage_clf': ['*.yaml', 'data/*.csv', 'data/*.js', 'data/*.css', 'data/builtin/*', 'data/web_app/*']},
     install_requires=lines('requirements'), extras_require=extras,
     entry_points={'console_scripts': lines('console_scripts'), 'nbdev': ['garbage_clf=garbage_clf._modidx:d']})

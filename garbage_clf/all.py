@@ -12,10 +12,11 @@ __all__ = ['add_parameters', 'WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Predi
            'metrics_line', 'metrics_table', 'modality_table', 'montage', 'most_confused', 'occlusion', 'open_export',
            'open_runs', 'overlap_table', 'pair_table', 'paired_test', 'plot_groups', 'plot_runs', 'run_decisions',
            'runs_table', 'scores_by_split', 'plot_balance', 'plot_confusion', 'plot_curves', 'plot_explanations',
-           'plot_gallery', 'plot_occlusion', 'predict', 'predict_export', 'publish', 'read_corrections', 'read_items',
-           'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model', 'relabel',
-           'report', 'resume_fit', 'review', 'sample_items', 'sanity_check', 'set_style', 'split', 'state_table',
-           'suggest', 'summary', 'to_bin', 'to_items', 'trashnet', 'wilson', 'worst_mistakes', 'write_table']
+           'plot_gallery', 'plot_occlusion', 'predict', 'predict_export', 'predict_widget', 'publish',
+           'read_corrections', 'read_items', 'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation',
+           'register_model', 'relabel', 'report', 'resume_fit', 'review', 'sample_items', 'sanity_check', 'set_style',
+           'split', 'state_table', 'suggest', 'summary', 'to_bin', 'to_items', 'trashnet', 'wilson', 'worst_mistakes',
+           'write_table']
 
 # %% ../nbs/536_all.ipynb #1eb9de4e
 from .analysis.background import background_heat
@@ -68,6 +69,7 @@ from .use.export import export_weights
 from .use.exported import open_export, predict_export
 from .use.portable import export_model
 from .use.label import label_photos
+from .use.page import predict_widget
 from .use.predict import Predictor, predict
 from .use.publish import publish
 from .use.serve import create_app
@@ -119,7 +121,7 @@ _all_ = [
     'label_errors', 'label_photos', 'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table',
     'montage', 'most_confused', 'occlusion', 'open_export', 'open_runs', 'overlap_table', 'pair_table', 'paired_test',
     'plot_groups', 'plot_runs', 'run_decisions', 'runs_table', 'scores_by_split', 'plot_balance',
-    'plot_confusion', 'plot_curves', 'plot_explanations', 'plot_gallery', 'plot_occlusion', 'predict', 'predict_export', 'publish', 'read_corrections',
+    'plot_confusion', 'plot_curves', 'plot_explanations', 'plot_gallery', 'plot_occlusion', 'predict', 'predict_export', 'predict_widget', 'publish', 'read_corrections',
     'read_items', 'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model',
     'relabel', 'report', 'resume_fit', 'review', 'sample_items', 'sanity_check', 'set_style', 'split', 'state_table', 'suggest',
     'summary', 'to_bin', 'to_items', 'trashnet', 'wilson', 'worst_mistakes', 'write_table']

@@ -215,6 +215,6 @@ def progress(
 ): # Yields what `it` yields
     "Loop over `it` with a progress bar, or with log lines where output goes to a file"
     if total is None: total = len(it)
-    if not in_notebook() and not sys.stderr.isatty(): return _log_quarters(it, total, desc)
+    if total<2 or not in_notebook() and not sys.stderr.isatty(): return _log_quarters(it, total, desc)
     from tqdm.auto import tqdm
     return tqdm(it, total=total, desc=desc, leave=False)

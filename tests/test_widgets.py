@@ -14,6 +14,9 @@ REVIEW = """from garbage_clf.analysis.review import review
 review('run', 'corrections.csv')"""
 LABEL = """from garbage_clf.use.label import label_photos
 label_photos('run', 'new', 'labels.csv', n=4)"""
+PREDICT = """from garbage_clf.use.page import predict_widget
+predict_widget('run', 'answers.csv')"""
+SAVE_STATE = '@jupyter-widgets/jupyterlab-manager/plugin.jupyterlab-settings' # JupyterLab keeps what widgets know with the notebook""
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
@@ -25,10 +28,13 @@ def folder(tmp_path_factory):
     fit(sample_items(), get_recipe('efficientnet-lite0-frozen', size=64, epochs=3), d/'run', device='cpu')
     (d/'new').mkdir()
     for i,path in enumerate(sample_items(8, seed=7).image): shutil.copy(path, d/'new'/f'{i}.png')
-    for name,code in (('review',REVIEW),('label',LABEL)):
+    for name,code in (('review',REVIEW),('label',LABEL),('predict',PREDICT)):
         cells = [nbformat.v4.new_code_cell(code)]
         notebook = nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=KERNEL))
         nbformat.write(notebook, d/f'{name}.ipynb')
+    setting = d/'.config'/'lab'/'user-settings'/SAVE_STATE
+    setting.parent.mkdir(parents=True)
+    setting.write_text('{"saveState": true}')
     return d
 
 @pytest.fixture(scope='module')
@@ -63,8 +69,8 @@ def page(lab):
         yield page
         browser.close()
 
-def open_widget(page, lab, name):
-    "Open a notebook, run it, and wait for the first photo"
+def open_widget(page, lab, name, shown='.photo-browser-image'):
+    "Open a notebook, run it, and wait for the first photo, or for something else"
     page.goto(f'{lab}/lab/tree/{name}.ipynb?reset')
     page.locator('.jp-Notebook-ExecutionIndicator[data-status=idle]').wait_for(state='attached') # The kernel is there
     prompt = page.locator('.jp-Notebook .jp-InputPrompt').first
@@ -73,7 +79,7 @@ def open_widget(page, lab, name):
         page.keyboard.press('Control+Enter')
         page.wait_for_timeout(500)
         if prompt.inner_text()!='[ ]:': break
-    page.locator('.photo-browser-image').wait_for()
+    page.locator(shown).wait_for()
     return page.locator('.photo-browser-root')
 
 def saved(path, n):
@@ -135,3 +141,30 @@ def test_label_and_adapt(page, lab, folder):
     page.screenshot(path=folder/'label.png')
     adapted = adapt(folder/'run', table, folder/'adapted', 'cpu')
     assert adapted.metrics['adapted']['new_after']['n']==4
+
+def test_predict(page, lab, folder):
+    from garbage_clf.use.predict import predict
+    page.set_viewport_size(dict(width=1200, height=900))
+    photo = folder/'new'/'0.png'
+    answer, = predict(folder/'run', photo)
+    open_widget(page, lab, 'predict', '.predict-root')
+    page.locator('.predict-file').first.set_input_files(photo)
+    page.locator('.predict-headline').wait_for()
+    assert page.locator('.predict-bars .photo-browser-name').first.inner_text()==answer.label
+    assert page.locator('.predict-bars .photo-browser-share').first.inner_text()==f'{100*answer.probability:.0f} %'
+    page.locator('.predict-feedback button').click()
+    page.get_by_text(f'Saved as {answer.label}.').wait_for()
+    found = saved(folder/'answers.csv', 1)
+    assert found.action[0]=='keep' and (folder/found.image[0]).is_file()
+    page.screenshot(path=folder/'predict.png')
+    page.locator('.jp-Notebook .cm-content').first.click()
+    page.keyboard.press('Control+s')
+    for _ in range(100):
+        content = (folder/'predict.ipynb').read_text()
+        if 'PredictModel' in content or 'anywidget' in content: break
+        time.sleep(.1)
+    state = nbformat.reads(content, 4).metadata.widgets['application/vnd.jupyter.widget-state+json']['state']
+    kept = [model['state'] for model in state.values() if 'megabytes' in model['state']][0]
+    assert {name for name in kept if name[0]!='_'}<={'about','classes','explains','items','keeps','layout','megabytes','tabbable',
+        'takes','title','tooltip'}
+    assert photo.name not in content and len(content)<60_000 # The widget's own JavaScript is the most of it

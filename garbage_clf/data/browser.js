@@ -1,30 +1,6 @@
 // The part of analysis.browser that runs in the page: one photo at a time, and a key for each answer.
 // Text is always set as text, never as HTML.
 
-function element(tag, name, text = '') {
-  const node = document.createElement(tag)
-  node.className = `photo-browser-${name}`
-  node.textContent = text
-  return node
-}
-
-function button(name, text, action) {
-  const node = element('button', name, text)
-  node.type = 'button'
-  node.addEventListener('click', action)
-  return node
-}
-
-function bar([name, share]) {
-  const row = element('div', 'bar')
-  const track = element('span', 'track')
-  const fill = element('span', 'fill')
-  fill.style.width = `${Math.round(100 * share)}%`
-  track.append(fill)
-  row.append(element('span', 'name', name), track, element('span', 'share', `${Math.round(100 * share)} %`))
-  return row
-}
-
 function render({ model, el }) {
   const cards = new Map() // Number of a photo to what Python says about it
   const asked = new Set()
@@ -92,16 +68,6 @@ function render({ model, el }) {
     card.pictures = [element('div', 'nothing', '...')]
     model.send({ more: card.card })
     show()
-  }
-
-  function picture(caption, bytes) {
-    const node = element('figure', 'figure')
-    const image = element('img', 'small')
-    image.alt = caption
-    image.src = URL.createObjectURL(new Blob([bytes], { type: 'image/jpeg' }))
-    image.addEventListener('click', () => node.classList.toggle('photo-browser-wide'))
-    node.append(image, element('figcaption', 'caption', caption))
-    return node
   }
 
   function takeMore(answer, buffers) {
