@@ -89,57 +89,56 @@ def write_program(
         torch.export.save(program, path, extra_files={'garbage_clf.json':json.dumps(about)})
 
 # %% ../../nbs/507_use.onnx_files.ipynb #58ee30b9
-SMALLEST = 1024 # Numbers in a weight that is worth storing in half precision
+SMALLEST = 1024 # Numbers in a weight that is worth storing in fewer bits
+
+def _store(source, path, convert):
+    "A model whose large weights are made of others when it is loaded"
+    import onnx
+    from onnx import TensorProto, numpy_helper
+    model = onnx.load(source)
+    weights,nodes = [],[]
+    for weight in model.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        found = None
+        if weight.data_type==TensorProto.FLOAT and values.size>=SMALLEST: found = convert(values, weight.name)
+        stored,made = found or ([weight],[])
+        weights += stored
+        nodes += made
+    nodes += model.graph.node
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.initializer.extend(weights)
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
+
+def _in_half(values, name):
+    "A weight in half precision, and the node that widens it"
+    from onnx import TensorProto, helper, numpy_helper
+    stored = numpy_helper.from_array(values.astype(np.float16), f'{name}_half')
+    return [stored],[helper.make_node('Cast', [stored.name], [name], to=TensorProto.FLOAT)]
 
 def write_half(
     source:Path, # From `write_onnx`
     path:Path # The new file
 ):
     "An ONNX model whose weights are stored in half precision"
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-    model = onnx.load(source)
-    widened = []
-    for weight in model.graph.initializer:
-        values = numpy_helper.to_array(weight)
-        if weight.data_type!=TensorProto.FLOAT or values.size<SMALLEST: continue
-        name = weight.name
-        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f'{name}_half'))
-        widened.append(helper.make_node('Cast', [weight.name], [name], to=TensorProto.FLOAT))
-    nodes = [*widened,*model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    onnx.save(model, path)
+    _store(source, path, _in_half)
 
 # %% ../../nbs/507_use.onnx_files.ipynb #38798548
-def _sensitive(graph):
-    "Names of the first, the last, and all depthwise convolutions"
-    convolutions = [node for node in graph.node if node.op_type=='Conv']
-    if not convolutions: raise WorkbookError('this model has no convolution: export it as onnx')
-    keep = {convolutions[0].name,convolutions[-1].name}
-    for node in convolutions:
-        groups = [a.i for a in node.attribute if a.name=='group']
-        if groups and groups[0]>1: keep.add(node.name)
-    return sorted(keep)
+def _in_int8(values, name):
+    "A weight in 8 bits, its scales, and the nodes that multiply them; None for what stays as it is"
+    from onnx import TensorProto, helper, numpy_helper
+    is_depthwise = values.ndim==4 and values.shape[1]==1
+    if values.ndim<2 or is_depthwise: return None
+    axes = tuple(range(2 if values.ndim==3 else 1, values.ndim)) # An LSTM's weight is 1 x 4D x D
+    scale = np.maximum(abs(values).max(axes, keepdims=True)/127, 1e-12).astype(np.float32)
+    whole = numpy_helper.from_array(np.round(values/scale).astype(np.int8), f'{name}_int8')
+    scales = numpy_helper.from_array(scale, f'{name}_scale')
+    widen = helper.make_node('Cast', [whole.name], [f'{name}_wide'], to=TensorProto.FLOAT)
+    return [whole,scales],[widen, helper.make_node('Mul', [f'{name}_wide',scales.name], [name])]
 
 def write_int8(
     source:Path, # From `write_onnx`
-    path:Path, # The new file
-    batches:list[dict] # From `batch_inputs`, of training items
+    path:Path # The new file
 ):
-    "An ONNX model with 8-bit convolutions"
-    import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-    class Batches(CalibrationDataReader):
-        def __init__(self): self.rest = iter(batches)
-        def get_next(self): return next(self.rest, None)
-    folded = path.with_name('.folded.onnx')
-    try:
-        with _quiet():
-            quant_pre_process(str(source), str(folded), skip_symbolic_shape=True) # Folds BatchNorm into convolutions
-            keep = _sensitive(onnx.load(folded).graph)
-            kinds = dict(weight_type=QuantType.QUInt8, activation_type=QuantType.QUInt8)
-            quantize_static(str(folded), str(path), Batches(), per_channel=True, op_types_to_quantize=['Conv'],
-                nodes_to_exclude=keep, **kinds)
-    finally: folded.unlink(missing_ok=True)
+    "An ONNX model whose weights are stored in 8 bits"
+    _store(source, path, _in_int8)

@@ -52,18 +52,11 @@ def describe_export(
     return about
 
 # %% ../../nbs/507_use.portable.ipynb #fc792647
-def _calibration_batches(run, n=256, size=16):
-    "Training items for the ranges of whole numbers"
-    train = run.items[run.items.split=='train']
-    train = train.sample(min(n, len(train)), random_state=42).reset_index(drop=True)
-    inputs,_ = run.make_inputs(train)
-    return [batch_inputs(run, inputs, list(range(i, min(i+size, len(train))))) for i in range(0, len(train), size)]
-
 def _write_onnx_files(run, folder, formats, batch, about):
     full = folder/MODEL_FORMATS['onnx']
     write_onnx(run, batch, full, about)
     if 'onnx-fp16' in formats: write_half(full, folder/MODEL_FORMATS['onnx-fp16'])
-    if 'onnx-int8' in formats: write_int8(full, folder/MODEL_FORMATS['onnx-int8'], _calibration_batches(run))
+    if 'onnx-int8' in formats: write_int8(full, folder/MODEL_FORMATS['onnx-int8'])
 
 def _one_item(batch, max_tokens):
     "The first item; its tokens are 1 x `max_tokens`"

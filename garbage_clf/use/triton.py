@@ -35,7 +35,7 @@ def triton_config(
     name:str # Of the model: small letters, digits and hyphens
 )->str: # Content of config.pbtxt
     "The configuration of an exported model for Triton"
-    session = classifier.session
+    session = classifier.session.session # ONNX Runtime's own
     lines = [f'name: "{name}"', 'platform: "onnxruntime_onnx"', f'max_batch_size: {MAX_BATCH}']
     lines += [_tensor_entry('input', t) for t in session.get_inputs()]
     lines += [_tensor_entry('output', t) for t in session.get_outputs()]
@@ -124,6 +124,7 @@ def write_repository(
     classifier = open_export(path)
     folder = path if path.is_dir() else path.parent
     file = path if path.is_file() else folder/classifier.about['model']
+    if file.suffix!='.onnx': raise WorkbookError(f'Triton runs ONNX files, and {folder} has none: export it with --to onnx')
     name = model_name(classifier.about['name'])
     with atomic_folder(Path(out)) as new:
         if new is None: raise WorkbookError(f'{out} is there already: choose another --out, or move it away')
@@ -151,17 +152,16 @@ class RemoteSession:
         self.url = f'{url.rstrip("/")}/v2/models/{name}/infer'
 
     def run(self,
-        names, # Of the outputs; None for all
-        batch:dict # Name of an input to its values
-    )->list[np.ndarray]: # Probabilities, B x C, and out-of-distribution scores, B
-        "What the server returns"
+        batch:dict # As for `OnnxSession`
+    )->tuple[np.ndarray,np.ndarray]: # B x C, and B
+        "Probabilities and out-of-distribution scores"
         content = json.dumps(dict(inputs=[_as_tensor(k, v) for k,v in batch.items()])).encode()
         request = Request(self.url, content, {'Content-Type':'application/json'})
         try:
             with urlopen(request, timeout=60) as r: outputs = json.load(r)['outputs']
         except (OSError,ValueError,KeyError) as e: raise WorkbookError(f'no answer from {self.url}: {e}') from e
         found = {o['name']: np.array(o['data'], np.float32).reshape(o['shape']) for o in outputs}
-        return [found['probabilities'],found['ood_score'].reshape(-1)]
+        return found['probabilities'],found['ood_score'].reshape(-1)
 
 def remote_classifier(
     model:str|Path, # The exported folder that the repository was made of, or its run
