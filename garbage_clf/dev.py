@@ -6,6 +6,7 @@
 __all__ = ['MISSING', 'nbdev_test']
 
 # %% ../nbs/534_dev.ipynb #d041835f
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -18,4 +19,5 @@ def nbdev_test():
     "Run all notebooks as tests, with the options of `nbdev-test`"
     if not find_spec('nbdev'): sys.exit(MISSING)
     command = Path(sys.argv[0]).with_name('nbdev-test') # nbdev's own, with the same options
-    sys.exit(subprocess.call([command, *sys.argv[1:]]))
+    threads = dict(OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', '1'))
+    sys.exit(subprocess.call([command, *sys.argv[1:]], env=os.environ|threads))

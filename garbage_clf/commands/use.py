@@ -163,10 +163,19 @@ def _export_weights(args, format):
         if 'format of weights' not in str(e): raise
         raise WorkbookError(f'{e}; or models, any of {", ".join(MODEL_FORMATS)}, with commas between') from e
 
+def _export_repository(args):
+    "A model repository for Triton, of the exported model"
+    from garbage_clf.use.exported import find_export, is_export
+    from garbage_clf.use.triton import write_repository
+    run = Path(args.run)
+    folder = run.parent if is_export(run) else run
+    return write_repository(find_export(args.run), args.out or folder/'triton')
+
 @command(
     RUN, Option('--to', 'Models that classify by themselves: onnx, onnx-fp16, onnx-int8, litert, litert-fp16, litert-int8, '
-        'executorch, pt2, with commas between; or weights alone: safetensors, pt or npy', default='onnx'),
-    Option('--out', 'A new folder (default: RUN/export, or RUN/export-FORMAT for weights)'),
+        'executorch, pt2, with commas between; or weights alone: safetensors, pt or npy; or triton, of an exported run',
+        default='onnx'),
+    Option('--out', 'A new folder (default: RUN/export, RUN/export-FORMAT for weights, RUN/triton)'),
     Option('--force', 'Keep models that differ too much from the run as well', default=False), verbose=True)
 def export(
     args # Parsed arguments
@@ -176,6 +185,7 @@ def export(
     from garbage_clf.use.builtin import NAME, find_run
     from garbage_clf.use.parity import export_table
     from garbage_clf.use.portable import MODEL_FORMATS, export_model
+    if args.to=='triton': return show(_export_repository(args))
     formats = [name.strip() for name in args.to.split(',')]
     if not set(formats) & set(MODEL_FORMATS): return show(_export_weights(args, args.to))
     out = args.out or ('builtin-export' if args.run==NAME else Path(args.run)/'export')
