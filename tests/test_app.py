@@ -1,5 +1,5 @@
 "The page of `garbage-clf app` as people use it: a real Voila, in a real browser, at the width of a desk and of a phone"
-import base64, io, shutil, signal, subprocess, sys, time, urllib.request
+import base64, io, shutil, subprocess, sys, time, urllib.request
 from pathlib import Path
 
 import pandas as pd
@@ -65,7 +65,7 @@ def address(folder):
             assert 'garbage-clf export run' in hint
             yield line.split()[3]
         finally:
-            server.send_signal(signal.SIGINT)
+            server.terminate() # A job in the background of a shell ignores SIGINT
             assert server.wait(20)==0
     assert 'Traceback' not in (folder/'app.log').read_text()
 
