@@ -784,6 +784,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'garbage_clf.data.augment._edges': ('data.augment.html#_edges', 'garbage_clf/data/augment.py'),
                                           'garbage_clf.data.augment._either_way': ( 'data.augment.html#_either_way',
                                                                                     'garbage_clf/data/augment.py'),
+                                          'garbage_clf.data.augment._in_chunks': ( 'data.augment.html#_in_chunks',
+                                                                                   'garbage_clf/data/augment.py'),
                                           'garbage_clf.data.augment._mean_brightness': ( 'data.augment.html#_mean_brightness',
                                                                                          'garbage_clf/data/augment.py'),
                                           'garbage_clf.data.augment._recolour': ( 'data.augment.html#_recolour',

@@ -164,6 +164,14 @@ def _trivial(xb):
     from torchvision.transforms.v2 import TrivialAugmentWide
     return torch.stack([TrivialAugmentWide()(x) for x in xb.to(torch.uint8)])
 
+def _in_chunks(xb, u, aug, size=8):
+    "What `_change` does, a few photos at a time: a large batch of floats fits into no cache"
+    out = torch.empty(xb.shape, memory_format=torch.channels_last)
+    for i in range(0, len(xb), size):
+        part = slice(i, i+size)
+        out[part] = _change(xb[part].float(), u[part], aug)
+    return out
+
 def augment(
     xb:torch.Tensor, # B x 3 x H x W, uint8 or float 0..255
     u:torch.Tensor, # B x 12, 0..1, on the same device
@@ -171,9 +179,11 @@ def augment(
 )->torch.Tensor: # The same shape, float 0..255, channels last
     "Change each photo of a batch in its own way"
     if aug.trivial: xb = _trivial(xb)
+    if xb.device.type!='cpu': return _change(xb.float(), u, aug).contiguous(memory_format=torch.channels_last)
     is_changed = aug.is_geometric or aug.is_photometric
-    if xb.device.type=='cpu' and xb.dtype==torch.uint8 and is_changed: return _change_photos(xb, u, aug)
-    return _change(xb.float(), u, aug).contiguous(memory_format=torch.channels_last)
+    is_wide = torch.backends.cpu.get_cpu_capability()=='AVX512'
+    if xb.dtype==torch.uint8 and is_changed and not is_wide: return _change_photos(xb, u, aug)
+    return _in_chunks(xb, u, aug)
 
 # %% ../../nbs/162_data.augment.ipynb #3d7ea1cb
 def _rectangles(u, height, width):
