@@ -1,19 +1,23 @@
 // What the widgets have in common in the page: elements, buttons, bars and pictures.
 // Text is always set as text, never as HTML. Each widget's own file follows this one in the same module.
 
-function element(tag, name, text = '') {
-  const node = document.createElement(tag)
-  node.className = `photo-browser-${name}`
-  node.textContent = text
-  return node
+function maker(prefix) { // Makes elements whose classes begin with it
+  function element(tag, name, text = '') {
+    const node = document.createElement(tag)
+    node.className = `${prefix}-${name}`
+    node.textContent = text
+    return node
+  }
+  function button(name, text, action) {
+    const node = element('button', name, text)
+    node.type = 'button'
+    node.addEventListener('click', action)
+    return node
+  }
+  return { element, button }
 }
 
-function button(name, text, action) {
-  const node = element('button', name, text)
-  node.type = 'button'
-  node.addEventListener('click', action)
-  return node
-}
+const { element, button } = maker('photo-browser')
 
 function bar([name, share]) {
   const row = element('div', 'bar')

@@ -4,19 +4,7 @@
 const PIECE = 1 << 20 // Bytes of a photo in one message: servers close the connection over larger ones
 const PATIENCE = 90 // Seconds to wait for Python
 
-function part(tag, name, text = '') {
-  const node = document.createElement(tag)
-  node.className = `predict-${name}`
-  node.textContent = text
-  return node
-}
-
-function press(name, text, action) {
-  const node = part('button', name, text)
-  node.type = 'button'
-  node.addEventListener('click', action)
-  return node
-}
+const { element: part, button: press } = maker('predict')
 
 function jpegUrl(buffer) {
   return URL.createObjectURL(new Blob([buffer], { type: 'image/jpeg' }))

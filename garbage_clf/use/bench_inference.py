@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 import torch
 
-from ..models.engine import fast_session
+from ..models.engine import fast_session, session_outputs
 from ..models.inference import predict_batches
 from ..models.registry import FROM_SCRATCH, make_backbone
 from .bench_training import fastai_learner
@@ -27,7 +27,7 @@ def _torch_pass(net, batch, layout, bf16):
 def _our_pass(net, batch):
     "A function that runs a network the way a training does"
     session = fast_session(net, batch, batch.device)
-    if session: return partial(session.run, None, dict(photos=batch.cpu().numpy()))
+    if session: return partial(session_outputs, session, batch)
     return lambda: list(predict_batches(net, [(batch,)], batch.device))
 
 def _openvino_pass(net, batch):
@@ -83,7 +83,8 @@ def _pipeline_answer(setup):
     "A function that answers about one photo by a pipeline of transformers"
     from transformers import MobileNetV2Config, MobileNetV2ForImageClassification, MobileNetV2ImageProcessor, pipeline
     net = MobileNetV2ForImageClassification(MobileNetV2Config(image_size=setup.size, num_labels=setup.n_classes)).eval()
-    processor = MobileNetV2ImageProcessor(size=dict(shortest_edge=setup.size), crop_size=dict(height=setup.size, width=setup.size))
+    square = dict(height=setup.size, width=setup.size)
+    processor = MobileNetV2ImageProcessor(size=dict(shortest_edge=setup.size), crop_size=square)
     return pipeline('image-classification', model=net, image_processor=processor)
 
 def bench_answer(

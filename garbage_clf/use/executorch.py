@@ -6,7 +6,7 @@
 __all__ = ['check_executorch', 'write_executorch', 'ProgramSession']
 
 # %% ../../nbs/507_use.executorch.ipynb #dd941290
-import contextlib, io, json, warnings
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..core import WorkbookError
-from .sessions import without_stderr
+from .sessions import quietly
 
 # %% ../../nbs/507_use.executorch.ipynb #37c8fbd1
 def check_executorch():
@@ -24,14 +24,6 @@ def check_executorch():
     raise WorkbookError("executorch is not installed: pip install 'garbage_clf[executorch]', or pip install executorch")
 
 # %% ../../nbs/507_use.executorch.ipynb #f2c06719
-@contextlib.contextmanager
-def _quiet():
-    "Without progress and warnings"
-    nowhere = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        warnings.simplefilter('ignore')
-        with without_stderr(): yield
-
 def write_executorch(
     model:nn.Module, # Inputs in the order photos, tokens, has_photo
     batch:dict[str,np.ndarray], # One item; its shapes are kept
@@ -41,7 +33,7 @@ def write_executorch(
     "Export a model as an ExecuTorch program"
     check_executorch()
     example = tuple(torch.from_numpy(x.copy()) for x in batch.values())
-    with _quiet(), torch.no_grad():
+    with quietly(), torch.no_grad():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
         program = torch.export.export(model.eval(), example)
@@ -54,7 +46,7 @@ class ProgramSession:
     def __init__(self,
         path:Path # From `write_executorch`
     ):
-        with _quiet():
+        with quietly():
             from executorch.runtime import Runtime
             self.program = Runtime.get().load_program(str(path))
             self.method = self.program.load_method('forward')
@@ -68,7 +60,7 @@ class ProgramSession:
     )->tuple[np.ndarray,np.ndarray]: # B x C, and B
         "Probabilities and out-of-distribution scores, one item after another"
         answers = []
-        with _quiet(): # It says much about the processor
+        with quietly(): # It says much about the processor
             for i in range(len(next(iter(batch.values())))):
                 item = [torch.from_numpy(x[i:i+1].copy()) for x in batch.values()]
                 answers.append([y.numpy().copy() for y in self.method.execute(item)])

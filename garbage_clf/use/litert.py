@@ -6,7 +6,7 @@
 __all__ = ['METADATA', 'check_litert', 'LiteModel', 'read_litert_about', 'write_litert', 'write_litert_half', 'write_litert_int8']
 
 # %% ../../nbs/507_use.litert.ipynb #120ad52f
-import contextlib, io, json, warnings
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..core import WorkbookError
-from .sessions import without_stderr
+from .sessions import quietly
 
 # %% ../../nbs/507_use.litert.ipynb #89622d38
 def check_litert():
@@ -40,14 +40,6 @@ class LiteModel(nn.Module):
 
 # %% ../../nbs/507_use.litert.ipynb #9281f90e
 METADATA = 'garbage_clf' # Name of the entry in a file's metadata
-
-@contextlib.contextmanager
-def _quiet():
-    "Without the converter's progress and warnings"
-    nowhere = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        warnings.simplefilter('ignore')
-        with without_stderr(): yield
 
 def _write_about(path, about):
     "Put a dictionary into the metadata of a LiteRT file"
@@ -81,7 +73,7 @@ def write_litert(
     check_litert()
     example = {name: torch.from_numpy(x.copy()) for name,x in batch.items()}
     if 'photos' in example: example['photos'] = example['photos'].permute(0,2,3,1).contiguous()
-    with _quiet(), torch.no_grad():
+    with quietly(), torch.no_grad():
         import litert_torch
         litert_torch.convert(LiteModel(model).eval(), sample_kwargs=example).export(str(path))
         _write_about(path, about)
@@ -106,7 +98,7 @@ def _int8(quantizer, operations):
 def _quantize(source, path, ask):
     "Write a file with smaller weights"
     about = read_litert_about(source)
-    with _quiet():
+    with quietly():
         from ai_edge_quantizer.quantizer import Quantizer
         quantizer = Quantizer(str(source))
         ask(quantizer)

@@ -6,7 +6,7 @@
 __all__ = ['OPSET', 'OUTPUTS', 'SMALLEST', 'batch_inputs', 'write_onnx', 'write_program', 'write_half', 'write_int8']
 
 # %% ../../nbs/507_use.onnx_files.ipynb #67a07727
-import contextlib, io, json, logging, os, warnings
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..core import WorkbookError
 from ..data.inputs import ModelInputs
 from ..train.run import Run
 from .network import portable_model
+from .sessions import quietly
 
 # %% ../../nbs/507_use.onnx_files.ipynb #eb1cc186
 def batch_inputs(
@@ -41,17 +42,6 @@ def _dynamic_shapes(names):
     shapes = dict(photos={0:batch}, tokens={0:batch,1:length}, has_photo={0:batch})
     return tuple(shapes[name] for name in names)
 
-@contextlib.contextmanager
-def _quiet():
-    "Without the exporters' progress and warnings"
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    nowhere = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        warnings.simplefilter('ignore')
-        try: yield
-        finally: logging.disable(level)
-
 def write_onnx(
     run:Run, # A finished run
     batch:dict[str,np.ndarray], # From `batch_inputs`, of at least two items
@@ -64,7 +54,7 @@ def write_onnx(
     args = tuple(torch.from_numpy(x.copy()) for x in batch.values())
     shapes = (_dynamic_shapes(batch),) # Of the one starred argument
     options = dict(input_names=list(batch), output_names=list(OUTPUTS), opset_version=OPSET, verbose=False)
-    with _quiet(), torch.no_grad():
+    with quietly(), torch.no_grad():
         program = torch.onnx.export(model, args, dynamo=True, dynamic_shapes=shapes, **options)
     proto = program.model_proto
     del proto.metadata_props[:]
@@ -84,7 +74,7 @@ def write_program(
     "Export a run as a program of torch.export"
     if run.recipe.text=='lstm': raise WorkbookError('pt2 holds no LSTM for texts of any length: choose onnx')
     args = tuple(torch.from_numpy(x.copy()) for x in batch.values())
-    with _quiet(), torch.no_grad():
+    with quietly(), torch.no_grad():
         program = torch.export.export(portable_model(run), args, dynamic_shapes=(_dynamic_shapes(batch),))
         torch.export.save(program, path, extra_files={'garbage_clf.json':json.dumps(about)})
 

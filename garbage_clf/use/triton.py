@@ -108,6 +108,7 @@ spec:
       storageUri: s3://BUCKET/models
 """
 
+# %% ../../nbs/521_use.triton.ipynb #54ba1d7b
 def model_name(
     text:str # As the run is called
 )->str: # 1 to 40 small letters, digits and hyphens
