@@ -129,3 +129,6 @@ def main(
         return 2
     log_to_terminal(logging.INFO if command.verbose or debug else logging.WARNING)
     return run_command(command, rest, debug)
+
+# %% ../nbs/538_cli.ipynb #5f117add
+if (__name__,__package__)==('__main__','garbage_clf'): sys.exit(main())
