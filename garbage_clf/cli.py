@@ -32,12 +32,17 @@ def usage()->str:
     return '\n'.join([*lines, '', 'garbage-clf COMMAND --help lists what it takes.'])
 
 # %% ../nbs/538_cli.ipynb #77974d9a
+def _is_told_by_another():
+    "Whether this is a further process of a training, not yet joined: its error is that of the first"
+    joined = 'torch' in sys.modules and sys.modules['torch'].distributed.is_initialized()
+    return os.environ.get('RANK', '0')!='0' and not joined
+
 def print_error(
     message # An exception, or text
 )->int: # 1, the exit code
     "Print an error as one line on standard error"
     text = visible(' '.join(str(message).split()))
-    print(f'error: {text}', file=sys.stderr)
+    if not _is_told_by_another(): print(f'error: {text}', file=sys.stderr)
     return 1
 
 # %% ../nbs/538_cli.ipynb #203adf5f

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
 MODULES = sorted(p for p in (ROOT/'garbage_clf').rglob('*.py') if p.name not in ('__init__.py','_modidx.py'))
-ROOMS = ['core','files','escape','cache','compat','memory','plots','scores','metrics','calibration','bins','data','models','train','analysis','use','commands','cli','dev','all']
+ROOMS = ['core','files','escape','cache','compat','memory','processes','plots','scores','metrics','calibration','bins','data','models','train','analysis','use','commands','cli','dev','all']
 
 def settings():
     cfg = configparser.ConfigParser(delimiters=['='])

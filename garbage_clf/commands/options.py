@@ -88,7 +88,9 @@ class Command:
 
     def __call__(self, words):
         "Parse words and run the function"
-        args = self.parser().parse_args([str(w) for w in words])
+        words = [str(w) for w in words]
+        args = self.parser().parse_args(words)
+        args.words = [self.name,*words]
         return self.function(args)
 
 # %% ../../nbs/522_commands.options.ipynb #a442f06b

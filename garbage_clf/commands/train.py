@@ -6,6 +6,7 @@
 __all__ = ['RECIPE_OPTIONS', 'recipe_of', 'new_run_path', 'check_outside', 'run_path', 'advice_on_stop', 'train', 'demo']
 
 # %% ../../nbs/530_commands.train.ipynb #c8c80ca8
+import os, sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ RECIPE_OPTIONS = (
     Option('--lr', 'Highest learning rate', float),
     Option('--seed', 'Seed of the training; the split does not depend on it', int),
     Option('--pretrained', 'true or false: start from pretrained or from random weights', bool_arg),
+    Option('--sync-norms', 'With several processes: BatchNorm over the whole batch, as in one process', default=False),
     Option('--set', 'Other fields of the recipe: FIELD=VALUE, with commas between, or --set again', repeat=True))
 
 # %% ../../nbs/530_commands.train.ipynb #70b7c76b
@@ -39,6 +41,7 @@ def recipe_of(
     for field in ('epochs','size','batch_size','lr','seed','pretrained'):
         value = getattr(args, field)
         if value is not None: changes[field] = value
+    if args.sync_norms: changes['sync_norms'] = True
     others = parse_pairs(','.join(args.set), '--set', 'FIELD=VALUE, with commas between')
     changes |= {k.replace('-', '_'): v for k,v in others.items()}
     return get_recipe(args.recipe, **changes)
@@ -100,11 +103,45 @@ def _measured_elsewhere(run, device):
     except WorkbookError as e: log.warning('that is not known: %s', e)
     return type(run)(run.path)
 
+# %% ../../nbs/530_commands.train.ipynb #8f0d64f5
+def _items_to_train(args):
+    "Items with labels, and what the run is to keep of the options"
+    rules = read_rules_text(args.rules)
+    items = read_args(args)
+    if rules: class_bins(sorted(items.label.dropna().unique()), read_rules(args.rules))
+    items.attrs |= dict(keep_labels=args.keep_labels, rules=rules)
+    return items
+
+def _train(args, recipe, device):
+    "A finished run with its report; None in a process that only helps"
+    from garbage_clf.analysis.report import report
+    from garbage_clf.analysis.track import tracking
+    from garbage_clf.processes import agree, is_first
+    from garbage_clf.train.fit import fit, resume_fit
+    out = agree(run_path(args, recipe))
+    items = _items_to_train(args)
+    start = resume_fit if args.resume else fit
+    tracker = args.track if is_first() else ''
+    with tracking(tracker, recipe, out) as track, advice_on_stop(out):
+        run = start(items, recipe, out, device, [track] if tracker else ())
+        if not run: return None
+        run = _measured_elsewhere(run, device)
+        report(run)
+        track.finish(run)
+    return run
+
+# %% ../../nbs/530_commands.train.ipynb #8773b471
+def _starts_others(args):
+    "Whether this process is the one that starts the processes of --processes"
+    if args.processes<1: raise WorkbookError(f'--processes {args.processes}: give 1 or more')
+    return args.processes>1 and 'WORLD_SIZE' not in os.environ
+
 @command(
     DATA, *RECIPE_OPTIONS, DEVICE, OUT_RUN, *DATA_OPTIONS,
     Option('--keep-labels', 'Keep labels apart that differ only in spelling', default=False),
     Option('--rules', "YAML file with your town's bins, kept in the run"),
     Option('--resume', 'Go on with a training that was cut off in --out', default=False),
+    Option('--processes', 'Processes of this machine that divide each batch, for example one for each GPU', int, 1),
     Option('--track', 'Also log to wandb (offline), tensorboard or trackio: names with commas between', default=''),
     verbose=True)
 def train(
@@ -114,22 +151,12 @@ def train(
     if args.resume and not args.out:
         raise WorkbookError('--resume needs --out: the folder of the training that was cut off')
     recipe = recipe_of(args)
-    out = run_path(args, recipe)
-    rules = read_rules_text(args.rules)
-    items = read_args(args)
-    if rules: class_bins(sorted(items.label.dropna().unique()), read_rules(args.rules))
-    items.attrs |= dict(keep_labels=args.keep_labels, rules=rules)
-    from garbage_clf.analysis.report import report
-    from garbage_clf.analysis.track import tracking
-    from garbage_clf.train.fit import fit, resume_fit
-    start = resume_fit if args.resume else fit
-    with tracking(args.track, recipe, out) as track, advice_on_stop(out):
-        run = start(items, recipe, out, args.device, [track] if args.track else ())
-        run = _measured_elsewhere(run, args.device)
-        page = report(run)
-        track.finish(run)
+    from garbage_clf.processes import launch, process_group
+    if _starts_others(args): sys.exit(launch(args.processes, args.words))
+    with process_group(args.device) as device: run = _train(args, recipe, device)
+    if not run: return None
     print_metrics(run.metrics)
-    show(f'\nrun     {run.path}\nreport  {page}')
+    show(f'\nrun     {run.path}\nreport  {run.path/"report.html"}')
     return run
 
 # %% ../../nbs/530_commands.train.ipynb #3c00b281

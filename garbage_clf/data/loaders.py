@@ -13,6 +13,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 
 from .text import Tokens, batches_by_length, text_lengths
+from ..processes import own_rows
 
 # %% ../../nbs/168_data.loaders.ipynb #e8cbac7d
 class TensorDataset:
@@ -47,10 +48,13 @@ class TensorLoader(DataLoader):
         if tokens is None: parts = order.split(self.bs)
         else: parts = batches_by_length(text_lengths(tokens.ids).to(order.device), self.bs, order)
         for part in parts:
-            if len(part)==self.bs or not self.drop_last: yield self.dataset[part]
+            if len(part)<self.bs and self.drop_last: continue
+            self.sizes.append(len(part))
+            yield self.dataset[part[own_rows(len(part))]]
 
     def __iter__(self):
         self.randomize()
+        self.sizes = [] # Items of each batch, over all processes
         yield from prefetch(self.batches(), self.device)
 
 # %% ../../nbs/168_data.loaders.ipynb #6a4d33e5

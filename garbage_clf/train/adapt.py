@@ -132,10 +132,10 @@ def adapt(
     folder = new_folder(out)
     with locked_folder(folder), log_to(folder/'log.txt'):
         parts = _gather(run, model, new, corrected, device)
-        start = time.time()
+        start = time.perf_counter()
         task = adapted_task(run, parts, device)
         evaluation = evaluate_adapted(task, parts)
-        seconds = dict(fit=round(time.time()-start, 2))
+        seconds = dict(fit=round(time.perf_counter()-start, 2))
         write_run(folder, task, _stats(task, parts, evaluation.results), evaluation, seconds)
         add_figures(Run(folder), adapted=adapted_figures(run, model.cpu(), parts, evaluation.results))
         log.info('written to %s', folder)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..core import log, write_tensors
 from ..files import check_regular
+from ..processes import is_first
 
 import numpy as np, torch
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
@@ -145,9 +146,10 @@ class Checkpoint(Callback):
         if self.epoch<self.start: raise CancelEpochException
 
     def after_epoch(self):
-        began = time.time()
-        if self.epoch<self.start or began<self.due: return
+        began = time.perf_counter()
+        if self.epoch<self.start or began<self.due or not is_first(): return
         tensors,state = training_state(self.learn)
         text = json.dumps(dict(state, of=self.of))
         write_tensors(self.path, tensors, dict(state=text, checksum=_checksum(tensors, text)))
-        self.due = time.time()+(time.time()-began)/self.share
+        took = time.perf_counter()-began
+        if took>1: self.due = began+took/self.share

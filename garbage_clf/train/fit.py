@@ -7,7 +7,7 @@ __all__ = ['task_banks', 'task_outputs', 'evaluate_task', 'check_space', 'memory
 
 # %% ../../nbs/380_train.fit.ipynb #ba788d16
 import hashlib, shutil, time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from ..core import WorkbookError, log, log_to, pick_device, seed_everything
+from ..processes import first_alone, is_first, leave_group
 from ..memory import is_out_of_memory, keep_freed_memory
 from ..data.inputs import ModelInputs, keep_modality
 from ..data.prepare import prepare_items
@@ -147,10 +148,10 @@ class _Timer:
     "Seconds of each part"
     def __init__(self):
         self.seconds = {}
-        self.start = time.time()
+        self.start = time.perf_counter()
 
     def lap(self, name):
-        now = time.time()
+        now = time.perf_counter()
         self.seconds[name] = now-self.start
         self.start = now
 
@@ -163,13 +164,15 @@ def _run_steps(items, recipe, out, device, cbs):
     "Prepare, build, encode, learn, evaluate, write"
     timer = _Timer()
     seed_everything(recipe.seed)
-    items = prepare_items(items, modalities(recipe))
-    task = build_task(items, recipe, device)
-    task = encode_task(task)
+    with first_alone():
+        items = prepare_items(items, modalities(recipe))
+        task = build_task(items, recipe, device)
+        task = encode_task(task)
     check_space(out, task)
     timer.lap('load')
     stats = train_task(task, out, cbs)
     timer.lap('fit')
+    if not leave_group(): return None
     evaluation = evaluate_task(task)
     timer.lap('evaluate')
     write_run(out, task, stats, evaluation, timer.rounded(stats))
@@ -179,7 +182,12 @@ def _run_steps(items, recipe, out, device, cbs):
 def _fit_in(out, items, recipe, device, cbs):
     "`_run_steps` with a device, a lock and a log"
     device = pick_device(device)
-    with locked_folder(out), log_to(out/'log.txt'), keep_freed_memory(), memory_advice(out, recipe, device):
+    with ExitStack() as stack:
+        if is_first():
+            stack.enter_context(locked_folder(out))
+            stack.enter_context(log_to(out/'log.txt'))
+        stack.enter_context(keep_freed_memory())
+        stack.enter_context(memory_advice(out, recipe, device))
         return _run_steps(items, recipe, out, device, cbs)
 
 def fit(
@@ -188,9 +196,10 @@ def fit(
     out:str|Path, # The folder of the run; it must not hold one
     device:str='auto', # 'auto', 'cpu', 'cuda', 'mps'
     cbs=() # More fastai callbacks
-)->Run: # Finished and evaluated
+)->Run|None: # Finished and evaluated; None in processes that only help
     "Train a recipe on items, evaluate the best epoch, and write everything down"
-    return _fit_in(new_folder(out), items, recipe, device, cbs)
+    out = new_folder(out) if is_first() else Path(out)
+    return _fit_in(out, items, recipe, device, cbs)
 
 def resume_fit(
     items:pd.DataFrame, # The same as before
@@ -198,6 +207,7 @@ def resume_fit(
     out:str|Path, # The folder of the training that was cut off
     device:str='auto', # 'auto', 'cpu', 'cuda', 'mps'
     cbs=() # More fastai callbacks
-)->Run: # Finished and evaluated
+)->Run|None: # Finished and evaluated; None in processes that only help
     "Go on with a training that was cut off"
-    return _fit_in(resumable_folder(out), items, recipe, device, cbs)
+    out = resumable_folder(out) if is_first() else Path(out)
+    return _fit_in(out, items, recipe, device, cbs)

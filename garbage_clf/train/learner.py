@@ -18,9 +18,11 @@ from ..core import WorkbookError, in_notebook, log
 from ..data.augment import AUGMENTATIONS
 from ..data.loaders import tensor_loaders
 from ..models.layers import param_groups
+from ..processes import n_processes
 from .callbacks import Augment, Autocast, EpochStats, FlushDenormals, MeanMetric, RandomView, SaveBest
 from .checkpoint import Checkpoint
 from .cuda_graph import CUDAGraph
+from .data_parallel import data_parallel_callbacks
 from .losses import accuracy, class_weights, make_loss
 from .optimizers import optimizer, split_by_decay
 from .recipe import FROM_SCRATCH_TEXT, Recipe
@@ -56,7 +58,7 @@ def _device_callbacks(r, device):
     kind = torch.device(device).type
     if kind=='cpu': return [FlushDenormals()]
     same_shape = not r.text or r.frozen and r.text not in FROM_SCRATCH_TEXT # Texts differ in length
-    return [CUDAGraph()] if kind=='cuda' and same_shape else []
+    return [CUDAGraph()] if kind=='cuda' and same_shape and n_processes()==1 else []
 
 def make_callbacks(
     recipe:Recipe, # What is trained
@@ -67,7 +69,8 @@ def make_callbacks(
     cbs = [SaveBest(monitor=recipe.monitor, min_delta=0),EpochStats()]
     cbs += _network_callbacks(recipe)
     cbs += _regularizers(recipe, n_classes)
-    return cbs+_device_callbacks(recipe, device)
+    cbs += _device_callbacks(recipe, device)
+    return cbs+data_parallel_callbacks(recipe.sync_norms)
 
 # %% ../../nbs/365_train.learner.ipynb #f0e61e84
 def make_learner(
@@ -156,7 +159,7 @@ def fit_once(
     import time
     from garbage_clf.models.inference import predict_proba
     from garbage_clf.models.tfidf import fit_tfidf
-    start,y,recipe = time.time(),task.y,task.recipe
+    start,y,recipe = time.perf_counter(),task.y,task.recipe
     train = task.mask('train')
     weights = class_weights(y[train], len(task.classes), recipe.class_weights)
     fit_tfidf(task.net, task.inputs[train].tokens, y[train], 1/max(recipe.weight_decay, 1e-8), weights)
@@ -165,4 +168,4 @@ def fit_once(
         mask = task.mask(split)
         probs = predict_proba(task.net, task.inputs[mask]) if mask.any() else None
         for key,value in _loss_and_accuracy(probs, y[mask]).items(): row[f'{name}_{key}'] = value
-    return pd.DataFrame([dict(row, lr=0., seconds=time.time()-start)])
+    return pd.DataFrame([dict(row, lr=0., seconds=time.perf_counter()-start)])

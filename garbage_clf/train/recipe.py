@@ -69,6 +69,8 @@ class Recipe:
     batch_size:int = option(64, 'Items in a batch', (2,65536))
     accumulate:int = option(1,
         'Batches whose gradients are accumulated for one step', (1,10_000), when='epochs')
+    sync_norms:bool = option(False,
+        'BatchNorm over the whole batch where several processes divide it, as in one process', when='epochs')
     optimizer:str = option('adamw', 'Optimizer', choices=OPTIMIZER_NAMES)
     schedule:str = option('one-cycle',
         'Learning-rate schedule, in each stage', choices=SCHEDULE_NAMES)

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..core import log
 from ..data.augment import erase
+from .callbacks import item_numbers
 from .losses import mix_batch
 
 # %% ../../nbs/345_train.regularize.ipynb #2064cd60
@@ -29,7 +30,7 @@ class RandomErasing(Callback):
 
     def before_batch(self):
         photos,*rest = self.xb # B x 3 x H x W
-        numbers = torch.rand(len(photos), 5, device=photos.device)
+        numbers = item_numbers(self.learn, lambda n: torch.rand(n, 5, device=photos.device))
         self.learn.xb = (erase(photos, numbers, self.share),*rest)
 
 class Mix(Callback):
@@ -75,7 +76,7 @@ class ModalityDropout(Callback):
 
     def before_batch(self):
         photos,tokens,present = self.xb # present: B x 2 bool
-        numbers = torch.rand(len(photos), device=photos.device)
+        numbers = item_numbers(self.learn, lambda n: torch.rand(n, device=photos.device))
         numbers = torch.where(present.all(1), numbers, 1.) # Never of an item with one modality
         no_photo = numbers<self.share
         no_text = (self.share<=numbers)&(numbers<2*self.share)
