@@ -72,6 +72,7 @@ def run_command(
         return 130
     except (WorkbookError,OSError) as e:
         if debug: raise
+        if type(e).__name__=='LostProcess': return 1 # Whoever started the processes tells which one has ended
         return print_error(e)
     except Exception as e:
         if debug: raise

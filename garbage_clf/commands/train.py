@@ -112,20 +112,19 @@ def _items_to_train(args):
     items.attrs |= dict(keep_labels=args.keep_labels, rules=rules)
     return items
 
-def _train(args, recipe, device):
+def _train(args, recipe, items, out):
     "A finished run with its report; None in a process that only helps"
     from garbage_clf.analysis.report import report
     from garbage_clf.analysis.track import tracking
     from garbage_clf.processes import agree, is_first
     from garbage_clf.train.fit import fit, resume_fit
-    out = agree(run_path(args, recipe))
-    items = _items_to_train(args)
+    out = agree(out)
     start = resume_fit if args.resume else fit
     tracker = args.track if is_first() else ''
     with tracking(tracker, recipe, out) as track, advice_on_stop(out):
-        run = start(items, recipe, out, device, [track] if tracker else ())
+        run = start(items, recipe, out, args.device, [track] if tracker else ())
         if not run: return None
-        run = _measured_elsewhere(run, device)
+        run = _measured_elsewhere(run, args.device)
         report(run)
         track.finish(run)
     return run
@@ -153,7 +152,9 @@ def train(
     recipe = recipe_of(args)
     from garbage_clf.processes import launch, process_group
     if _starts_others(args): sys.exit(launch(args.processes, args.words))
-    with process_group(args.device) as device: run = _train(args, recipe, device)
+    out = run_path(args, recipe)
+    items = _items_to_train(args)
+    with process_group(args.device) as args.device: run = _train(args, recipe, items, out)
     if not run: return None
     print_metrics(run.metrics)
     show(f'\nrun     {run.path}\nreport  {run.path/"report.html"}')

@@ -12,7 +12,7 @@ import math, time
 from ..core import log
 from ..data.augment import N_RANDOM, augment
 from ..models.precision import autocast
-from ..processes import own_rows
+from ..processes import n_processes, own_rows
 
 import torch
 from fastai.callback.core import Callback, CancelFitException
@@ -59,8 +59,8 @@ def item_numbers(
     draw # From a number of items to their random numbers
 )->torch.Tensor: # For the items of this process
     "Random numbers of the items of a batch, the same however many processes divide it"
-    sizes = getattr(learn.dl, 'sizes', None) # Another loader is not divided
-    n = sizes[learn.iter] if sizes else len(learn.xb[0])
+    if n_processes()==1: return draw(len(learn.xb[0]))
+    n = learn.dl.sizes[learn.iter]
     return draw(n)[own_rows(n)]
 
 # %% ../../nbs/330_train.callbacks.ipynb #dc1e0d18

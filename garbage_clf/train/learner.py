@@ -36,7 +36,8 @@ def _network_callbacks(r):
     "What depends on whether the encoders are frozen"
     if r.frozen: return [RandomView(r.train_views)] if r.model else []
     cbs = [GradualUnfreeze(r.head_epochs, r.unfreeze_from, r.freeze_norms and r.pretrained)]
-    if r.model or r.text not in FROM_SCRATCH_TEXT: cbs.append(Autocast())
+    has_network = r.model or r.text not in FROM_SCRATCH_TEXT
+    if has_network and r.precision=='auto': cbs.append(Autocast())
     return cbs
 
 def _regularizers(r, n_classes):

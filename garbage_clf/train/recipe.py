@@ -71,6 +71,8 @@ class Recipe:
         'Batches whose gradients are accumulated for one step', (1,10_000), when='epochs')
     sync_norms:bool = option(False,
         'BatchNorm over the whole batch where several processes divide it, as in one process', when='epochs')
+    precision:str = option('auto',
+        'auto trains in bfloat16 where the device is faster with it, f32 never', choices=('auto', 'f32'), when='unfrozen')
     optimizer:str = option('adamw', 'Optimizer', choices=OPTIMIZER_NAMES)
     schedule:str = option('one-cycle',
         'Learning-rate schedule, in each stage', choices=SCHEDULE_NAMES)

@@ -64,7 +64,8 @@ def _log_start(task):
     "What is trained, on what, in which precision"
     r = task.recipe
     has_network = r.model or r.text not in FROM_SCRATCH_TEXT
-    arithmetic = precision(task.device) if has_network else 'f32'
+    may_be_bf16 = has_network and not r.frozen and r.precision=='auto'
+    arithmetic = precision(task.device) if may_be_bf16 else 'f32'
     counts = ', '.join(f'{n} {split}' for split,n in task.items.split.value_counts().items())
     log.info('recipe %s on %s, %s: %d items of %d classes (%s)', r.name, task.device, arithmetic,
         len(task.items), len(task.classes), counts)
