@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from ..core import log, progress
+from ..core import log
 from .download import photo_digests
 from .images import image_array, log_unreadable
 from .store import Store
@@ -66,18 +66,15 @@ class _Decoder:
     def __call__(self, missing):
         "Yield blocks of positions and rows, without those that cannot be decoded"
         with ThreadPoolExecutor(os.cpu_count()) as ex:
-            steps = iter(progress(range(len(missing)), desc='decoding photos'))
             for start in range(0, len(missing), BLOCK):
                 positions,rows = [],[]
                 block = missing[start:start+BLOCK]
                 for i,result in zip(block, ex.map(self._decode, block)):
-                    next(steps)
                     if isinstance(result, str): self.unreadable[self.paths[i]] = result
                     else:
                         positions.append(i)
                         rows.append(result)
                 if rows: yield positions,np.stack(rows)
-            next(steps, None) # Ends the progress bar
 
 # %% ../../nbs/160_data.pixels.ipynb #b3af98ba
 def name_copies(
@@ -96,14 +93,15 @@ def name_copies(
 def photo_pixels(
     paths, # Photo files
     size:int, # Height and width, pixels
-    digests:list[str]=None # From `photo_digests`, if you have them
+    digests:list[str]=None, # From `photo_digests`, if you have them
+    desc:str='decoding photos' # For the progress; none for none
 )->tuple[Pixels,dict[str,str]]: # Those that could be read; path to reason for the others
     "Photos as pixels, from the store or decoded now"
     paths = list(paths)
     digests = photo_digests(paths) if digests is None else digests
     keys = [d or f'no file {p}' for d,p in zip(digests, paths)]
     decoder = _Decoder(paths, size)
-    rows,at = Store(f'pixels-{size}-2', (size,size,3)).fill(keys, decoder)
+    rows,at = Store(f'pixels-{size}-2', (size,size,3)).fill(keys, decoder, desc)
     name_copies(decoder.unreadable, paths, digests)
     log_unreadable(decoder.unreadable)
     return Pixels(rows, at[at>=0]),decoder.unreadable

@@ -8,13 +8,15 @@ __all__ = ['ROWS', 'RECORD', 'Store']
 # %% ../../nbs/158_data.store.ipynb #77f5bf69
 import os, zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from fastcore.basics import patch
 
 from ..cache import cache_dir, lock
-from ..core import log
+from ..core import log, progress
+from .slices import as_digests, digest_numbers, free_slices, slice_numbers, wait_for_slice
 
 # %% ../../nbs/158_data.store.ipynb #346d266d
 ROWS = 'rows-2' # The folder of all stores; its number is raised when the format changes, so that older ones are not found
@@ -41,32 +43,65 @@ class Store:
     ):
         self.folder,self.shape,self.dtype = cache_dir(ROWS, name),tuple(shape),np.dtype(dtype)
         self.row_bytes = int(np.prod(self.shape))*self.dtype.itemsize
+        self.forget()
 
     @property
     def files(self)->tuple[Path,Path]:
         "Rows and index"
         return self.folder/'rows.bin',self.folder/'index.bin'
 
-    def _records(self):
-        "The index; empty if there is no store yet, or a damaged one"
-        rows,index = self.files
-        for f in self.files:
-            if f.is_symlink() or f.exists() and not f.is_file(): raise OSError(None, 'it is a link or no file', f)
-        try: records,n_rows = np.fromfile(index, RECORD),rows.stat().st_size//self.row_bytes
-        except FileNotFoundError: return np.zeros(0, RECORD)
-        intact = (_checks(records, 0)==records['check']).all()
-        if len(records)<=n_rows and intact: return records
-        log.warning('%s is damaged: begun anew', self.folder)
-        return np.zeros(0, RECORD)
+    def forget(self, inode:int=0):
+        "Begin to read the index of a file anew"
+        self.inode = inode
+        self.keys = np.zeros(0, 'u8') # Of each row
+        self.order = np.zeros(0, int) # Of the keys, sorted
+        self.bad = np.zeros(0, int) # Rows that are not what their checksum says
 
-    def index(self)->dict[str,int]:
-        "Digest to row number, the newest row of each"
-        return {d.decode(): i for i,d in enumerate(self._records()['digest'])}
+    def __len__(self): return len(self.keys)
 
     def map(self, n:int)->np.ndarray:
         "The first `n` rows, mapped into memory: what is not read is not loaded"
         if not n: return np.zeros((0,*self.shape), self.dtype)
         return np.memmap(self.files[0], self.dtype, 'c', shape=(n,*self.shape)) # n x shape
+
+    def records(self)->np.ndarray:
+        "The records of the rows that are known, mapped"
+        return np.memmap(self.files[1], RECORD, 'r', shape=(len(self),)) if len(self) else np.zeros(0, RECORD)
+
+    def index(self)->dict[str,int]:
+        "Digest to row number, the newest row of each"
+        self.refresh()
+        return {d.decode(): i for i,d in enumerate(self.records()['digest'])}
+
+# %% ../../nbs/158_data.store.ipynb #8a334abf
+@patch
+def refresh(self:Store):
+    "Read the records that have been added; none are left where the files are damaged"
+    for f in self.files:
+        if f.is_symlink() or f.exists() and not f.is_file(): raise OSError(None, 'it is a link or no file', f)
+    rows,index = self.files
+    try: about,n_rows = index.stat(),rows.stat().st_size//self.row_bytes
+    except FileNotFoundError: return self.forget()
+    n = about.st_size//RECORD.itemsize
+    if about.st_ino!=self.inode or n<len(self): self.forget(about.st_ino)
+    records = np.fromfile(index, RECORD, n-len(self), offset=len(self)*RECORD.itemsize)
+    if n>n_rows or not (_checks(records, len(self))==records['check']).all():
+        log.warning('%s is damaged: begun anew', self.folder)
+        return self.forget()
+    if not len(records): return
+    self.keys = np.concatenate([self.keys,digest_numbers(records['digest'])])
+    self.order = np.argsort(self.keys, kind='stable')
+
+@patch
+def find(self:Store,
+    wanted:np.ndarray # Digests, N times S64
+)->np.ndarray: # N row numbers, the newest of each; -1 where there is none
+    "The rows of digests"
+    if not len(self): return np.full(len(wanted), -1)
+    after = np.searchsorted(self.keys, digest_numbers(wanted), 'right', sorter=self.order)
+    numbers = self.order[np.maximum(after-1, 0)]
+    found = (self.records()['digest'][numbers]==wanted) & ~np.isin(numbers, self.bad)
+    return np.where(found, numbers, -1)
 
 # %% ../../nbs/158_data.store.ipynb #b6c4a359
 def _write(f, content):
@@ -77,76 +112,109 @@ def _write(f, content):
     os.fsync(f.fileno())
 
 # %% ../../nbs/158_data.store.ipynb #89b3f993
-@patch
-def _append(self:Store, blocks, n):
-    "Write blocks of (digests, rows) behind the first `n` rows"
-    rows,index = self.files
-    if not n: # Removed, not truncated: somebody may have the old file mapped
-        for f in self.files: f.unlink(missing_ok=True)
+def _open_files(store):
+    "Both files, for writing behind the last complete record; new ones where there are none, or damaged ones"
+    rows,index = store.files
+    store.refresh()
+    if not len(store): # Removed, not truncated: somebody may have the old file mapped
+        for f in store.files: f.unlink(missing_ok=True)
     mode = 'r+b' if rows.exists() else 'w+b'
-    with rows.open(mode) as r, index.open(mode) as x:
+    return rows.open(mode),index.open(mode)
+
+@patch
+def _append(self:Store, digests, block):
+    "Write rows with their digests behind those that are there"
+    block = np.ascontiguousarray(block, self.dtype)
+    records = np.zeros(len(digests), RECORD)
+    records['digest'] = digests
+    records['row'] = _row_checks(block)
+    with lock(self.folder), ExitStack() as stack:
+        r,x = map(stack.enter_context, _open_files(self))
+        n = len(self)
+        records['check'] = _checks(records, n)
         r.truncate(n*self.row_bytes)
         x.truncate(n*RECORD.itemsize)
-        for digests,block in blocks:
-            block = np.ascontiguousarray(block, self.dtype)
-            records = np.zeros(len(digests), RECORD)
-            records['digest'] = digests
-            records['row'] = _row_checks(block)
-            records['check'] = _checks(records, n)
-            _write(r, block)
-            _write(x, records)
-            n += len(digests)
+        _write(r, block)
+        _write(x, records)
 
 # %% ../../nbs/158_data.store.ipynb #d838614c
-def _fill_in_memory(store, digests, blocks):
+def _fill_in_memory(store, wanted, blocks):
     "All rows in memory, and the row number of each digest"
     blocks = list(blocks)
-    made = [d for ds,_ in blocks for d in ds]
-    position = {d: i for i,d in enumerate(made)}
+    position = {wanted[i]: n for n,i in enumerate(i for positions,_ in blocks for i in positions)}
     rows = np.concatenate([block for _,block in blocks] or [store.map(0)])
-    return rows,np.array([position.get(d, -1) for d in digests], int)
+    return rows,np.array([position.get(d, -1) for d in wanted], int)
 
 @patch
-def _snapshot(self:Store, digests):
-    "All rows, mapped, and the row numbers of those digests whose row is there and unchanged; both of one moment"
-    records = self._records()
-    rows = self.map(len(records))
-    index = {d.decode(): i for i,d in enumerate(records['digest'])}
-    numbers = np.array([index[d] for d in digests if d in index], int)
-    checks = _row_checks(rows[i] for i in numbers) # Row by row: all may be larger than memory
-    damaged = set(numbers[checks!=records['row'][numbers]].tolist())
-    if damaged: log.warning('%d rows of %s are damaged: made anew', len(damaged), self.folder)
-    return rows,{d: index[d] for d in digests if d in index and index[d] not in damaged}
+def snapshot(self:Store,
+    wanted:np.ndarray # Digests, N times S64
+)->tuple[np.ndarray,np.ndarray]: # All rows, mapped, and N row numbers; -1 for those that are not there, or damaged
+    "The rows as they are now"
+    self.refresh()
+    rows,numbers = self.map(len(self)),self.find(wanted)
+    checks,damaged = self.records()['row'],[]
+    for start in range(0, len(numbers), 4096): # Row by row: all may be larger than memory
+        some = np.unique(numbers[start:start+4096])
+        some = some[some>=0]
+        damaged.append(some[_row_checks(rows[i] for i in some)!=checks[some]])
+    bad = np.unique(np.concatenate([*damaged,self.bad[:0]]))
+    if not len(bad): return rows,numbers
+    log.warning('%d rows of %s are damaged: made anew', len(bad), self.folder)
+    self.bad = np.union1d(self.bad, bad)
+    return rows,self.find(wanted)
 
-def _noting(blocks, made):
-    "The same blocks of (digests, rows), their digests added to `made`"
-    for digests,rows in blocks:
-        made.update(digests)
-        yield digests,rows
+# %% ../../nbs/158_data.store.ipynb #c9e9a4c7
+def _first_positions(wanted, at):
+    "Positions of the digests that are not there, each once, in order"
+    missing = np.flatnonzero(at<0)
+    return np.sort(missing[np.unique(wanted[missing], return_index=True)[1]])
+
+@patch
+def _make_slices(self:Store, wanted, missing, make):
+    "Make rows until all are there; yields the positions of each block"
+    while len(missing):
+        slices = slice_numbers(wanted[missing])
+        with free_slices(self.folder, dict(zip(*np.unique(slices, return_counts=True)))) as free:
+            self.refresh() # Another program may have made them meanwhile
+            mine = missing[np.isin(slices, free) & (self.find(wanted[missing])<0)]
+            for positions,block in make(mine.tolist()):
+                self._append(wanted[positions], block)
+                yield positions
+        if not free: wait_for_slice(self.folder, slices[0])
+        self.refresh()
+        missing = np.setdiff1d(missing, mine)
+        missing = missing[self.find(wanted[missing])<0]
+
+@patch
+def _make_missing(self:Store, wanted, missing, make, desc):
+    "Make rows that are missing, with progress; the positions of those that we have made"
+    made = []
+    steps = iter(progress(range(len(missing)), desc=desc)) if desc else iter(())
+    for positions in self._make_slices(wanted, missing, make):
+        made += positions
+        for _ in positions: next(steps, None)
+    for _ in steps: pass # What others have made, or nobody could
+    return np.array(made, int)
 
 # %% ../../nbs/158_data.store.ipynb #b58964da
 @patch
 def fill(self:Store,
     digests:list[str], # SHA-256 of what each row comes from; one may come twice
-    make # Called with positions in `digests`; yields blocks of (positions, rows), leaving out what cannot be made
+    make, # Called with positions in `digests`; yields blocks of (positions, rows), leaving out what cannot be made
+    desc:str='' # What is being made, for the progress; none for none
 )->tuple[np.ndarray,np.ndarray]: # All rows of the store, mapped, and the row number of each digest; -1 for what could not be made
     "Find rows, and make those that are missing"
-    first = {} # Digest to its first position
-    for i,d in enumerate(digests): first.setdefault(d, i)
-    def blocks(known):
-        missing = [i for d,i in first.items() if d not in known]
-        for positions,block in make(missing): yield [digests[i] for i in positions],block
+    wanted = as_digests(digests)
     try:
-        rows,known = self._snapshot(first)
-        if any(d not in known for d in first):
-            with lock(self.folder):
-                _,known = self._snapshot(first) # Another program may have made them meanwhile
-                self.folder.mkdir(exist_ok=True)
-                made = set(known)
-                self._append(_noting(blocks(known), made), len(self._records()))
-                rows,known = self._snapshot(first)
-            if made-set(known): raise OSError(None, 'another program has removed it')
-        return rows,np.array([known.get(d, -1) for d in digests], int)
+        rows,at = self.snapshot(wanted)
+        missing = _first_positions(wanted, at)
+        if not len(missing): return rows,at
+        self.folder.mkdir(parents=True, exist_ok=True)
+        made = self._make_missing(wanted, missing, make, desc)
+        rows,at = self.snapshot(wanted)
+        if (at[made]<0).any(): raise OSError(None, 'another program has removed it')
+        return rows,at
     except (OSError,ValueError) as e: # A ValueError of a map that is longer than its file
         log.warning('%s cannot be used (%s): this time without it', self.folder, getattr(e, 'strerror', None) or e)
-        return _fill_in_memory(self, digests, blocks({}))
+        first = np.sort(np.unique(wanted, return_index=True)[1])
+        return _fill_in_memory(self, wanted, make(first.tolist()))

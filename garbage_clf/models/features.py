@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from ..core import progress
 from ..data.augment import AUGMENTATIONS
 from ..data.download import photo_digests
 from ..data.pixels import name_copies, photo_pixels
 from ..data.store import Store
-from .engine import backbone_outputs, engine
+from .engine import FeatureExtractor, engine
 from .inference import tta_view
 from .layers import Backbone, SideBySide, even
 from .precision import precision
@@ -72,7 +71,7 @@ class Extractor:
 def _batches(extractor, x, digests, view):
     "Batches of one view, with their positions"
     step = extractor.batch_size
-    for i in progress(range(0, len(x), step), desc='extracting features, batch'):
+    for i in range(0, len(x), step):
         photos = x[i:i+step].to(extractor.device)
         yield (tta_view(photos, digests[i:i+step], view),)
 
@@ -88,12 +87,13 @@ def _blocks(positions, outputs, size=512):
 
 def _maker(extractor, paths, digests, view, unreadable):
     "The function that makes missing rows of a store; adds to `unreadable`"
+    features = FeatureExtractor(extractor.net, extractor.device)
     def make(missing):
-        x,bad = photo_pixels([paths[i] for i in missing], extractor.size, [digests[i] for i in missing])
+        x,bad = photo_pixels([paths[i] for i in missing], extractor.size, [digests[i] for i in missing], '')
         unreadable.update(bad)
         good = [i for i in missing if paths[i] not in bad]
         batches = _batches(extractor, x, [digests[i] for i in good], view)
-        yield from _blocks(good, backbone_outputs(extractor.net, batches, extractor.device))
+        yield from _blocks(good, features(batches))
     return make
 
 def _features_side_by_side(extractor, paths):
@@ -111,7 +111,8 @@ def photo_features(
     digests = photo_digests(paths)
     keys = [d or f'no file {p}' for d,p in zip(digests, paths)]
     for view in range(extractor.views):
-        rows,at = extractor.store(view).fill(keys, _maker(extractor, paths, keys, view, unreadable))
+        rows,at = extractor.store(view).fill(keys, _maker(extractor, paths, keys, view, unreadable),
+            'extracting features')
         found.append(torch.from_numpy(rows[at[at>=0]]))
     name_copies(unreadable, paths, digests)
     return torch.stack(found, 1),unreadable # M x views x features

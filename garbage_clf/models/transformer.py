@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from ..core import WorkbookError, progress
+from ..core import WorkbookError
 from ..data.store import Store
 from ..data.text import PAD, Tokens, remap_pad_id
 from .features import weights_digest
@@ -151,9 +151,8 @@ def text_features(
     store = Store(name, (net.n_features,), 'float32')
     def make(missing):
         by_length = torch.tensor(sorted(missing, key=lambda i: len(rows[i]))).split(batch_size)
-        parts = list(progress(by_length, desc='encoding texts, batch'))
-        outputs = predict_batches(net, ((tokens[p],) for p in parts), device)
-        for part,out in zip(parts, outputs): yield part.tolist(),out.numpy()
+        outputs = predict_batches(net, ((tokens[p],) for p in by_length), device)
+        for part,out in zip(by_length, outputs): yield part.tolist(),out.numpy()
     keys = [hashlib.sha256(str(r).encode()).hexdigest() for r in rows]
-    found,at = store.fill(keys, make)
+    found,at = store.fill(keys, make, 'encoding texts')
     return torch.from_numpy(found[at]) # N x D
