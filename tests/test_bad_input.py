@@ -9,7 +9,7 @@ from garbage_clf.data.sample import sample_items
 
 FAST = '--recipe efficientnet-lite0-frozen --size 64 --epochs 1 --device cpu'.split()
 RUN_FILES = {
-    'confusion_matrix.csv', 'evaluation_results.csv', 'items.csv', 'labels.json', 'last', 'log.txt',
+    'confusion_matrix.csv', 'evaluation_results.csv', 'items.csv', 'labels.json', 'log.txt',
     'metrics.json', 'model.safetensors', 'recipe.json', 'report.html', 'report.ipynb', 'training_stats.csv'}
 
 

@@ -12,7 +12,7 @@ from garbage_clf.train.recipes import RECIPES
 from garbage_clf.train.run import Run, load_model
 from garbage_clf.train.schedules import batchnorm_layers
 
-FILES = {'confusion_matrix.csv', 'evaluation_results.csv', 'items.csv', 'labels.json', 'last', 'log.txt',
+FILES = {'confusion_matrix.csv', 'evaluation_results.csv', 'items.csv', 'labels.json', 'log.txt',
     'metrics.json', 'model.safetensors', 'recipe.json', 'training.json', 'training_losses.csv',
     'training_stats.csv'}
 WITHOUT_WEIGHTS = ('efficientnet_b0','resnet50') # Theirs are on no package index

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DECISIVE', 'FIGURES', 'NEW_RECIPE', 'RULES', 'checksums', 'warn_if_changed', 'check_rules', 'check_files',
-           'check_pair', 'add_figures']
+           'check_pair', 'file_states', 'add_figures']
 
 # %% ../../nbs/368_train.checksums.ipynb #0cc3aaea
 import os
@@ -18,7 +18,8 @@ from .trust import BANK_FILE
 
 # %% ../../nbs/368_train.checksums.ipynb #774874f5
 DECISIVE = ('model.safetensors',BANK_FILE,'labels.json','recipe.json',*TEXT_FILES)
-FIGURES = ('items.csv','evaluation_results.csv','metrics.json','confusion_matrix.csv','training_stats.csv')
+FIGURES = ('items.csv','evaluation_results.csv','metrics.json','confusion_matrix.csv','training_stats.csv',
+    'training_losses.csv')
 NEW_RECIPE = '.recipe.json.new'
 RULES = 'rules.yaml' # Yours to change; said
 
@@ -73,6 +74,28 @@ def check_pair(
     for what,a,b in (('size', labels.get('size'), recipe.size), ('modalities', labels['modalities'], modalities(recipe))):
         if a not in (None,b):
             raise WorkbookError(f'labels.json and recipe.json of {run.path} do not belong together: {what} {a} and {b}')
+
+# %% ../../nbs/368_train.checksums.ipynb #191647e1
+def _state(run, name):
+    "What has become of a file"
+    known,path = run.training.get('sha256', {}),run.path/name
+    if name not in known: return 'no checksum'
+    if not path.is_file(): return 'missing'
+    return 'changed' if _is_changed(run, name) else 'as written'
+
+def file_states(
+    run # A `Run`
+)->'pd.DataFrame': # file, MB, state ('as written', 'changed', 'missing', 'no checksum')
+    "Every file of a run, and whether it is the one that was written"
+    import pandas as pd
+    known = run.training.get('sha256', {})
+    found = [p.name for p in run.path.iterdir() if p.is_file() and not p.name.startswith('.')]
+    rows = []
+    for name in sorted({*(n for n in known if not n.endswith(' before')),*found}):
+        path = run.path/name
+        mb = round(path.stat().st_size/1e6, 2) if path.is_file() else None
+        rows.append(dict(file=name, MB=mb, state=_state(run, name)))
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/368_train.checksums.ipynb #11d1c04d
 def add_figures(

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from ..core import WorkbookError, log, log_to, pick_device, seed_everything
-from ..processes import first_alone, is_first, leave_group
+from ..processes import first_alone, is_first, leave_group, n_processes
 from ..memory import is_out_of_memory, keep_freed_memory
 from ..data.inputs import ModelInputs, keep_modality
 from ..data.prepare import prepare_items
@@ -172,10 +172,13 @@ def _run_steps(items, recipe, out, device, cbs):
     timer.lap('load')
     stats = train_task(task, out, cbs)
     timer.lap('fit')
+    n = n_processes()
     if not leave_group(): return None
     evaluation = evaluate_task(task)
     timer.lap('evaluate')
+    task.items.attrs['processes'] = n
     write_run(out, task, stats, evaluation, timer.rounded(stats))
+    shutil.rmtree(out/'last', ignore_errors=True) # The training is over
     log.info('written to %s', out)
     return Run(out)
 

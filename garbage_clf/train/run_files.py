@@ -106,6 +106,9 @@ class Training(_File):
     garbage_clf:str = ''
     machine:str = ''
     unlisted:bool = False
+    git:str = ''
+    libraries:dict[str,str] = {}
+    processes:Annotated[int, Field(ge=1)] = 1
     sha256:dict[str,str] = {}
 
 SCHEMAS = {'labels.json':Labels, 'metrics.json':Metrics, 'training.json':Training}
