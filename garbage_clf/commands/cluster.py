@@ -76,4 +76,4 @@ def jobs(
     from garbage_clf.train.job_table import job_table
     table = job_table(args.folder)
     if not len(table): return show(f'no jobs in {args.folder}')
-    print_table(table.round(3))
+    print_table(table.round(3).astype(object).fillna(''))

@@ -124,10 +124,12 @@ def submit_training(
 )->'SlurmJob':
     "Submit a training to a Slurm cluster"
     from garbage_clf.train.job_table import record_job
+    from garbage_clf.train.run_folder import new_folder, resumable_folder
     from garbage_clf.train.slurm import slurm_executor
     options = [o for o in train.options if o not in (SLURM,OUT_RUN,RESUME)]
     executor = slurm_executor(args.slurm, LOGS)
     read_args(args)
+    (resumable_folder if args.resume else new_folder)(out)
     job = executor.submit(train_job, words_of(args, options), str(out))
     record_job(LOGS, job.id, out)
     show(f'job     {job.id}\nrun     {out}\nlog     {LOGS}/{job.log_file.name}\nwatch   garbage-clf jobs {LOGS}')
@@ -136,6 +138,25 @@ def submit_training(
 # %% ../../nbs/530_commands.train.ipynb #b697b67e
 LOGS = 'logs' # Where jobs leave their logs
 RESUME = Option('--resume', 'Go on with a training that was cut off in --out', default=False)
+
+def _train_here(args, recipe, out):
+    "Train in this process"
+    rules = read_rules_text(args.rules)
+    items = read_args(args)
+    if rules: class_bins(sorted(items.label.dropna().unique()), read_rules(args.rules))
+    items.attrs |= dict(keep_labels=args.keep_labels, rules=rules)
+    from garbage_clf.analysis.report import report
+    from garbage_clf.analysis.track import tracking
+    from garbage_clf.train.fit import fit, resume_fit
+    start = resume_fit if args.resume else fit
+    with tracking(args.track, recipe, out) as track, advice_on_stop(out):
+        run = start(items, recipe, out, args.device, [track] if args.track else ())
+        run = _measured_elsewhere(run, args.device)
+        page = report(run)
+        track.finish(run)
+    print_metrics(run.metrics)
+    show(f'\nrun     {run.path}\nreport  {page}')
+    return run
 
 @command(
     DATA, *RECIPE_OPTIONS, DEVICE, OUT_RUN, *DATA_OPTIONS,
@@ -153,22 +174,7 @@ def train(
     recipe = recipe_of(args)
     out = run_path(args, recipe)
     if args.slurm is not None: return submit_training(args, out)
-    rules = read_rules_text(args.rules)
-    items = read_args(args)
-    if rules: class_bins(sorted(items.label.dropna().unique()), read_rules(args.rules))
-    items.attrs |= dict(keep_labels=args.keep_labels, rules=rules)
-    from garbage_clf.analysis.report import report
-    from garbage_clf.analysis.track import tracking
-    from garbage_clf.train.fit import fit, resume_fit
-    start = resume_fit if args.resume else fit
-    with tracking(args.track, recipe, out) as track, leave_on_signals(out), advice_on_stop(out):
-        run = start(items, recipe, out, args.device, [track] if args.track else ())
-        run = _measured_elsewhere(run, args.device)
-        page = report(run)
-        track.finish(run)
-    print_metrics(run.metrics)
-    show(f'\nrun     {run.path}\nreport  {page}')
-    return run
+    with leave_on_signals(out): return _train_here(args, recipe, out)
 
 # %% ../../nbs/530_commands.train.ipynb #3c00b281
 @command(OUT_RUN, DEVICE, verbose=True)

@@ -38,7 +38,7 @@ def new_folder(
     "A folder for a new run"
     out = Path(out)
     _refuse_finished(out)
-    if (out/'last').exists():
+    if (out/'last'/'state.safetensors').exists():
         raise WorkbookError(
             f'{out} holds a training that was cut off: go on with --resume, choose another --out, or move it away')
     if out.exists() and not out.is_dir():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SETUP', 'HEAD', 'MIDDLE', 'TAIL', 'quoted', 'array_runs', 'slurm_script']
 
-# %% ../../nbs/396_train.slurm_script.ipynb #8c467493
+# %% ../../nbs/396_train.slurm_script.ipynb #b6a5ca8c
 import re, shlex
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ..escape import visible
 from .slurm import MAX_RESTARTS
 from .slurm_options import slurm_options, tasks_per_node, warning_signal
 
-# %% ../../nbs/396_train.slurm_script.ipynb #d5190977
+# %% ../../nbs/396_train.slurm_script.ipynb #b1aca307
 def quoted(
     *words # Anything that can be text
 )->str: # For a shell
@@ -25,7 +25,7 @@ def quoted(
             raise WorkbookError(f'{visible(" ".join(w.split()))!r} has a line break or a control character: it cannot go into a script')
     return ' '.join(shlex.quote(w) for w in words)
 
-# %% ../../nbs/396_train.slurm_script.ipynb #ce07e083
+# %% ../../nbs/396_train.slurm_script.ipynb #c6b87297
 def _recipe_name(recipe):
     "A recipe's name, or that of the folder of a recipe.json, as part of a file name"
     path = Path(recipe)
@@ -45,7 +45,7 @@ def array_runs(
             runs[name] = ['--recipe',recipe,'--seed',str(seed)]
     return runs
 
-# %% ../../nbs/396_train.slurm_script.ipynb #37f9283d
+# %% ../../nbs/396_train.slurm_script.ipynb #e84a89e8
 def _sbatch_lines(options, n_runs):
     "Lines that Slurm reads"
     log = '%A_%a' if n_runs else '%j'
@@ -73,7 +73,7 @@ def _launch_lines(n_tasks):
 
 SETUP = ['# module load cuda', '# source venv/bin/activate']
 
-# %% ../../nbs/396_train.slurm_script.ipynb #5ac21604
+# %% ../../nbs/396_train.slurm_script.ipynb #7724dc1c
 HEAD = '''#!/bin/bash
 # Read this script and change what your cluster wants otherwise. Then, where the data and the runs are:
 #     mkdir -p logs; sbatch THIS_FILE
@@ -97,7 +97,10 @@ if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER
 TAIL = '''code=$?
 
 # 75 says: stopped by a signal, start me again
-if [ "$code" -eq 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt RESTARTS ]; then scontrol requeue "$job"; fi
+if [ "$code" -eq 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt RESTARTS ]; then
+  echo "job $job goes back into the queue" >&2
+  scontrol requeue "$job"
+fi
 exit "$code"
 '''.replace('RESTARTS', str(MAX_RESTARTS))
 
