@@ -649,7 +649,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'garbage_clf/commands/options.py'),
                                               'garbage_clf.commands.options.read_args': ( 'commands.options.html#read_args',
                                                                                           'garbage_clf/commands/options.py'),
-                                              'garbage_clf.commands.options.words_of': ( 'commands.options.html#words_of',
+                                              'garbage_clf.commands.options.to_words': ( 'commands.options.html#to_words',
                                                                                          'garbage_clf/commands/options.py')},
             'garbage_clf.commands.place': { 'garbage_clf.commands.place._next_command': ( 'commands.place.html#_next_command',
                                                                                           'garbage_clf/commands/place.py'),

@@ -156,6 +156,20 @@ def test_submitted_training_is_requeued_and_goes_on(login):
     assert 'stopped by SIGTERM' in log and 'going on after epoch' in log
     assert (Path('my run')/'report.html').exists()
 
+def test_script_numbers_the_processes_of_a_distributed_training(login, monkeypatch):
+    stub = login/'bin'/'garbage-clf'
+    cli('slurm-script', *TRAIN[1:], '--out', 'run', '--script', 'train.sbatch', '--slurm', 'ntasks-per-node=2,time=30')
+    stub.parent.mkdir()
+    stub.write_text('#!/bin/sh\necho rank $RANK local $LOCAL_RANK of $WORLD_SIZE at $MASTER_ADDR: "$@"\n')
+    stub.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{stub.parent}:{os.environ["PATH"]}')
+    job = ask('sbatch', '--parsable', 'train.sbatch').strip()
+    output = Path(f'logs/output_{job}.log')
+    wait_for(lambda: output.exists() and output.read_text().count('rank')==2, logs)
+    said = sorted(output.read_text().splitlines())
+    assert [line.split(' at ')[0] for line in said]==['rank 0 local 0 of 2','rank 1 local 1 of 2']
+    assert all(line.endswith(f'{" ".join(TRAIN)} --out run') for line in said)
+
 WORK = '''
 import os, time
 from pathlib import Path

@@ -8,7 +8,7 @@ __all__ = ['ARRAY', 'SCRIPT', 'SETUP', 'TRAIN_OPTIONS', 'array_of', 'setup_of', 
 # %% ../../nbs/531_commands.cluster.ipynb #f643bbef
 from pathlib import Path
 
-from .options import OUT_RUN, SLURM, Option, command, optional, words_of
+from .options import OUT_RUN, SLURM, Option, command, optional, to_words
 from .show import print_table, show
 from .train import LOGS, RESUME, check_outside, recipe_of, run_path, train
 from ..core import WorkbookError, write_text
@@ -59,7 +59,7 @@ def slurm_script(
     if runs: args.recipe,args.seed,out = TRAIN_OPTIONS[1].default,None,Path(args.out or 'runs')
     else: out = run_path(args, recipe)
     check_outside(out, args.data)
-    words = words_of(args, [o for o in TRAIN_OPTIONS if o not in (SLURM,OUT_RUN)])
+    words = to_words(args, [o for o in TRAIN_OPTIONS if o not in (SLURM,OUT_RUN)])
     text = script_text(words, out, args.slurm or '', runs, setup_of(args))
     if Path(args.script).exists(): raise WorkbookError(f'{args.script} is there already: choose another --script, or move it away')
     write_text(args.script, text)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATA', 'RUN', 'DEVICE', 'OUT_RUN', 'SLURM', 'TABLE_COLUMNS', 'FROM_NAMES', 'DATA_OPTIONS', 'Option', 'UsageError',
-           'CommandParser', 'Command', 'command', 'optional', 'parse_pairs', 'parse_columns', 'read_args', 'words_of']
+           'CommandParser', 'Command', 'command', 'optional', 'parse_pairs', 'parse_columns', 'read_args', 'to_words']
 
 # %% ../../nbs/522_commands.options.ipynb #fa24f8d3
 import argparse
@@ -156,7 +156,7 @@ def read_args(
     return read_items(data or args.data, args.corrections, args.names, args.photos, args.mapping, **columns)
 
 # %% ../../nbs/522_commands.options.ipynb #05581724
-def words_of(
+def to_words(
     args, # Parsed arguments
     options:tuple # Those that are wanted
 )->list[str]: # Words that parse to the same

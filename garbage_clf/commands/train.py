@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.script import bool_arg
 
 from .options import (
-    DATA, DATA_OPTIONS, DEVICE, OUT_RUN, SLURM, Option, command, parse_pairs, read_args, words_of)
+    DATA, DATA_OPTIONS, DEVICE, OUT_RUN, SLURM, Option, command, parse_pairs, read_args, to_words)
 from .show import print_metrics, print_predictions, show
 from ..bins import class_bins, read_rules, read_rules_text
 from ..core import WorkbookError, log
@@ -130,7 +130,7 @@ def submit_training(
     executor = slurm_executor(args.slurm, LOGS)
     read_args(args)
     (resumable_folder if args.resume else new_folder)(out)
-    job = executor.submit(train_job, words_of(args, options), str(out))
+    job = executor.submit(train_job, to_words(args, options), str(out))
     record_job(LOGS, job.id, out)
     show(f'job     {job.id}\nrun     {out}\nlog     {LOGS}/{job.log_file.name}\nwatch   garbage-clf jobs {LOGS}')
     return job
