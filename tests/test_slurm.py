@@ -197,6 +197,8 @@ def test_functions_are_preempted_and_give_their_results(login, monkeypatch):
     executor = slurm_executor('partition=short,time=30', 'jobs')
     with executor.batch(): jobs = [executor.submit(work.square, x) for x in (1,2,3)]
     wait_for(lambda: Path('seen1').exists() and Path('seen2').exists(), 'jobs that do not start')
+    ask('scancel', '--signal=USR1', jobs[0].id) # It goes back by itself, and Slurm sends the other one back
+    wait_for(lambda: jobs[0].state=='PENDING', 'a job that does not go back')
     urgent = slurm_executor('partition=urgent,time=30,ntasks-per-node=2', 'jobs').submit(work.rank) # Needs the whole node
     assert urgent.result(every=.2)==('0','2')
     for job in jobs[:2]: restarted(job.id)
