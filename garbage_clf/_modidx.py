@@ -2564,6 +2564,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'garbage_clf.train.slurm._log_to_stderr': ( 'train.slurm.html#_log_to_stderr',
                                                                                      'garbage_clf/train/slurm.py'),
                                          'garbage_clf.train.slurm._pairs': ('train.slurm.html#_pairs', 'garbage_clf/train/slurm.py'),
+                                         'garbage_clf.train.slurm._refusals': ('train.slurm.html#_refusals', 'garbage_clf/train/slurm.py'),
                                          'garbage_clf.train.slurm.job_states': ( 'train.slurm.html#job_states',
                                                                                  'garbage_clf/train/slurm.py'),
                                          'garbage_clf.train.slurm.own_job': ('train.slurm.html#own_job', 'garbage_clf/train/slurm.py'),

@@ -204,6 +204,8 @@ def test_functions_are_preempted_and_give_their_results(login, monkeypatch):
     for job in jobs[:2]: restarted(job.id)
     assert [job.result(every=.2) for job in jobs]==[(1,1),(4,1),(9,0)]
     with pytest.raises(WorkbookError, match='failed: ValueError: no such luck'): executor.submit(work.broken).result(every=.2)
+    with pytest.raises(WorkbookError, match='does not take the job: invalid partition specified: nowhere'):
+        slurm_executor('partition=nowhere', 'jobs').submit(work.rank)
     Path('seen2').unlink()
     cancelled = executor.submit(work.square, 2)
     wait_for(Path('seen2').exists, 'a job that does not start')

@@ -102,8 +102,29 @@ def _measured_elsewhere(run, device):
     except WorkbookError as e: log.warning('that is not known: %s', e)
     return type(run)(run.path)
 
+def _train_here(args, recipe, out):
+    "Train in this process"
+    rules = read_rules_text(args.rules)
+    items = read_args(args)
+    if rules: class_bins(sorted(items.label.dropna().unique()), read_rules(args.rules))
+    items.attrs |= dict(keep_labels=args.keep_labels, rules=rules)
+    from garbage_clf.analysis.report import report
+    from garbage_clf.analysis.track import tracking
+    from garbage_clf.train.fit import fit, resume_fit
+    start = resume_fit if args.resume else fit
+    with tracking(args.track, recipe, out) as track, advice_on_stop(out):
+        run = start(items, recipe, out, args.device, [track] if args.track else ())
+        run = _measured_elsewhere(run, args.device)
+        page = report(run)
+        track.finish(run)
+    print_metrics(run.metrics)
+    show(f'\nrun     {run.path}\nreport  {page}')
+    return run
 
 # %% ../../nbs/530_commands.train.ipynb #961dd88c
+LOGS = 'logs' # Where jobs leave their logs
+RESUME = Option('--resume', 'Go on with a training that was cut off in --out', default=False)
+
 def train_job(
     words:list[str], # Words of `train`, without --out and --resume
     out:str # Folder of the run
@@ -136,28 +157,6 @@ def submit_training(
     return job
 
 # %% ../../nbs/530_commands.train.ipynb #b697b67e
-LOGS = 'logs' # Where jobs leave their logs
-RESUME = Option('--resume', 'Go on with a training that was cut off in --out', default=False)
-
-def _train_here(args, recipe, out):
-    "Train in this process"
-    rules = read_rules_text(args.rules)
-    items = read_args(args)
-    if rules: class_bins(sorted(items.label.dropna().unique()), read_rules(args.rules))
-    items.attrs |= dict(keep_labels=args.keep_labels, rules=rules)
-    from garbage_clf.analysis.report import report
-    from garbage_clf.analysis.track import tracking
-    from garbage_clf.train.fit import fit, resume_fit
-    start = resume_fit if args.resume else fit
-    with tracking(args.track, recipe, out) as track, advice_on_stop(out):
-        run = start(items, recipe, out, args.device, [track] if args.track else ())
-        run = _measured_elsewhere(run, args.device)
-        page = report(run)
-        track.finish(run)
-    print_metrics(run.metrics)
-    show(f'\nrun     {run.path}\nreport  {page}')
-    return run
-
 @command(
     DATA, *RECIPE_OPTIONS, DEVICE, OUT_RUN, *DATA_OPTIONS,
     Option('--keep-labels', 'Keep labels apart that differ only in spelling', default=False),

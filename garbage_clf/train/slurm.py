@@ -6,8 +6,9 @@
 __all__ = ['MAX_RESTARTS', 'ENDED', 'job_states', 'waiting_jobs', 'own_job', 'requeue', 'set_ranks', 'Requeueable', 'SlurmJob',
            'SlurmExecutor', 'slurm_executor']
 
-# %% ../../nbs/395_train.slurm.ipynb #2a7be0fb
+# %% ../../nbs/395_train.slurm.ipynb #e5a3a40b
 import logging, os, subprocess, time
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -17,7 +18,7 @@ from ..escape import visible
 from .signals import Preempted, leave_on_signals
 from .slurm_options import slurm_options, tasks_per_node, time_minutes, warning_signal
 
-# %% ../../nbs/395_train.slurm.ipynb #00011f20
+# %% ../../nbs/395_train.slurm.ipynb #ac229851
 def _ask(*words):
     "What a command of Slurm prints; None where there is none, or it fails"
     try: asked = subprocess.run(words, capture_output=True, text=True, timeout=60)
@@ -51,7 +52,7 @@ def waiting_jobs(
     here = Path(folder).resolve()
     return [job.strip() for job,_,there in pairs if there and Path(there).resolve()==here]
 
-# %% ../../nbs/395_train.slurm.ipynb #8be0f086
+# %% ../../nbs/395_train.slurm.ipynb #059de123
 MAX_RESTARTS = 20
 
 def own_job()->str: # As '12', or '12_3' of an array; '' where this is no job
@@ -71,7 +72,7 @@ def requeue()->bool: # Whether it was done
     log.warning('job %s goes back into the queue', job)
     return _ask('scontrol', 'requeue', job) is not None
 
-# %% ../../nbs/395_train.slurm.ipynb #7eab2230
+# %% ../../nbs/395_train.slurm.ipynb #3b7fe8d3
 def set_ranks(
     first_host:str # Of the job
 ):
@@ -109,7 +110,7 @@ class Requeueable:
         from submitit.helpers import DelayedSubmission
         return DelayedSubmission(self, *args, **kwargs)
 
-# %% ../../nbs/395_train.slurm.ipynb #13a18cd5
+# %% ../../nbs/395_train.slurm.ipynb #b78222bf
 ENDED = ('COMPLETED','FAILED','CANCELLED','TIMEOUT','NODE_FAIL','OUT_OF_MEMORY','BOOT_FAIL','DEADLINE','GONE')
 
 class SlurmJob:
@@ -130,7 +131,7 @@ class SlurmJob:
         return self.job.paths.result_pickle.exists() or self.state in ENDED
 
     def result(self,
-        every:float=2 # Seconds between two looks
+        every:float=5 # Seconds between two looks
     ):
         "Wait for the job, and return what its function returned"
         while not self.done(): time.sleep(every)
@@ -141,7 +142,7 @@ class SlurmJob:
 
     def _outcome(self):
         "The result of the first task, or its error on one line"
-        try: return self.job.results()[0]
+        try: return self.job.task(0).result()
         except Exception as e:
             lines = [l.strip() for l in str(e).splitlines() if 'Error' in l]
             why = visible(lines[-1] if lines else type(e).__name__)
@@ -149,21 +150,31 @@ class SlurmJob:
 
     def cancel(self): _ask('scancel', self.id)
 
+@contextmanager
+def _refusals():
+    "What `sbatch` does not take, on one line"
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    try: yield
+    except (FailedJobError,FailedSubmissionError) as e:
+        lines = [l.replace('sbatch: error:', '').strip() for l in str(e).splitlines() if l.strip()]
+        raise WorkbookError(f'Slurm does not take the job: {visible("; ".join(lines))}') from e
+
 class SlurmExecutor:
     "Submits functions as Slurm jobs that go back into the queue when they are preempted"
     def __init__(self,
         executor # Of submitit
     ): self.executor = executor
 
+    @contextmanager
     def batch(self):
         "Jobs that are submitted in this block become one array when it ends"
-        return self.executor.batch()
+        with _refusals(), self.executor.batch(): yield
 
     def submit(self, function, *args, **kwargs)->SlurmJob:
         "Submit a call of a function"
-        return SlurmJob(self.executor.submit(Requeueable(function), *args, **kwargs))
+        with _refusals(): return SlurmJob(self.executor.submit(Requeueable(function), *args, **kwargs))
 
-# %% ../../nbs/395_train.slurm.ipynb #e14fbdbb
+# %% ../../nbs/395_train.slurm.ipynb #5bbcd091
 def slurm_executor(
     options:str|dict, # As `slurm_options` takes them
     folder:str|Path # For logs and results; every node has to see it
