@@ -6,7 +6,7 @@
 __all__ = ['MAX_RESTARTS', 'ENDED', 'job_states', 'waiting_jobs', 'own_job', 'requeue', 'set_ranks', 'Requeueable', 'SlurmJob',
            'SlurmExecutor', 'slurm_executor']
 
-# %% ../../nbs/395_train.slurm.ipynb #e5a3a40b
+# %% ../../nbs/395_train.slurm.ipynb #76700c90
 import logging, os, subprocess, time
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ from ..escape import visible
 from .signals import Preempted, leave_on_signals
 from .slurm_options import slurm_options, tasks_per_node, time_minutes, warning_signal
 
-# %% ../../nbs/395_train.slurm.ipynb #ac229851
+# %% ../../nbs/395_train.slurm.ipynb #f8e3ef48
 def _ask(*words):
     "What a command of Slurm prints; None where there is none, or it fails"
     try: asked = subprocess.run(words, capture_output=True, text=True, timeout=60)
@@ -52,7 +52,7 @@ def waiting_jobs(
     here = Path(folder).resolve()
     return [job.strip() for job,_,there in pairs if there and Path(there).resolve()==here]
 
-# %% ../../nbs/395_train.slurm.ipynb #059de123
+# %% ../../nbs/395_train.slurm.ipynb #1c0f15d6
 MAX_RESTARTS = 20
 
 def own_job()->str: # As '12', or '12_3' of an array; '' where this is no job
@@ -72,7 +72,7 @@ def requeue()->bool: # Whether it was done
     log.warning('job %s goes back into the queue', job)
     return _ask('scontrol', 'requeue', job) is not None
 
-# %% ../../nbs/395_train.slurm.ipynb #3b7fe8d3
+# %% ../../nbs/395_train.slurm.ipynb #81ab1602
 def set_ranks(
     first_host:str # Of the job
 ):
@@ -95,9 +95,10 @@ class Requeueable:
     ): self.function = function
 
     def __call__(self, *args, **kwargs):
-        from submitit import JobEnvironment
         _log_to_stderr()
-        if own_job(): set_ranks(JobEnvironment().hostnames[0])
+        if own_job():
+            from submitit import JobEnvironment
+            set_ranks(JobEnvironment().hostnames[0])
         try:
             with leave_on_signals(names=('SIGTERM','SIGUSR1','SIGUSR2')): return self.function(*args, **kwargs)
         except Preempted as e:
@@ -110,7 +111,7 @@ class Requeueable:
         from submitit.helpers import DelayedSubmission
         return DelayedSubmission(self, *args, **kwargs)
 
-# %% ../../nbs/395_train.slurm.ipynb #b78222bf
+# %% ../../nbs/395_train.slurm.ipynb #f0e55c10
 ENDED = ('COMPLETED','FAILED','CANCELLED','TIMEOUT','NODE_FAIL','OUT_OF_MEMORY','BOOT_FAIL','DEADLINE','GONE')
 
 class SlurmJob:
@@ -174,7 +175,7 @@ class SlurmExecutor:
         "Submit a call of a function"
         with _refusals(): return SlurmJob(self.executor.submit(Requeueable(function), *args, **kwargs))
 
-# %% ../../nbs/395_train.slurm.ipynb #5bbcd091
+# %% ../../nbs/395_train.slurm.ipynb #7b586778
 def slurm_executor(
     options:str|dict, # As `slurm_options` takes them
     folder:str|Path # For logs and results; every node has to see it
