@@ -37,8 +37,9 @@ def test_sigterm_leaves_with_75_and_the_training_goes_on(tmp_path):
     assert code==75 and log.splitlines()[-1]=='stopped by SIGTERM: go on with the same command, --out run and --resume'
     assert not (run/'recipe.json').exists()
     again = start(tmp_path, '--out', 'run', '--resume')
-    log = again.communicate(timeout=120)[1]
-    assert again.returncode==0 and 'going on after epoch' in log, log[-2000:]
+    assert any('going on after epoch' in line for line in again.stderr)
+    again.kill()
+    again.communicate()
 
 @pytest.mark.skipif(not hasattr(signal, 'SIGUSR1'), reason='no SIGUSR1 on this system')
 def test_sigusr1_before_the_first_epoch_leaves_a_folder_that_can_be_used(tmp_path):

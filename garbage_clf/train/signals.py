@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['run_state', 'what_next', 'Preempted', 'leave_on_signals', 'finish_first']
 
-# %% ../../nbs/338_train.signals.ipynb #fc62c3f8
+# %% ../../nbs/338_train.signals.ipynb #67a3c7b6
 import os, signal, threading
 from contextlib import contextmanager
 from pathlib import Path
 
-# %% ../../nbs/338_train.signals.ipynb #5cefe766
+# %% ../../nbs/338_train.signals.ipynb #f5135454
 def run_state(
     out:str|Path # Folder of a run
 )->str: # 'finished', 'cut off', or 'new'
@@ -19,7 +19,7 @@ def run_state(
     if (out/'recipe.json').exists(): return 'finished'
     return 'cut off' if (out/'last'/'state.safetensors').exists() else 'new'
 
-# %% ../../nbs/338_train.signals.ipynb #c92faf5a
+# %% ../../nbs/338_train.signals.ipynb #705592ad
 def what_next(
     out:str|Path|None # Folder of the run; None where there is none
 )->str: # Half a sentence
@@ -30,12 +30,12 @@ def what_next(
     if state=='cut off': return f'go on with the same command, --out {out} and --resume'
     return f'no epoch was finished, so start again with the same command and --out {out}'
 
-# %% ../../nbs/338_train.signals.ipynb #23172bf6
+# %% ../../nbs/338_train.signals.ipynb #ab993276
 class Preempted(BaseException):
     "Stopped by a signal; the same work can go on later"
     exit_code = 75 # EX_TEMPFAIL: try again
 
-# %% ../../nbs/338_train.signals.ipynb #b5985bc4
+# %% ../../nbs/338_train.signals.ipynb #add5b6c7
 def _in_child(number):
     "What a process that was forked from the training does on a signal"
     if number!=signal.SIGTERM: return
@@ -82,7 +82,7 @@ def leave_on_signals(
         _active.remove(leave)
         for number,handler in before.items(): signal.signal(number, handler)
 
-# %% ../../nbs/338_train.signals.ipynb #83d888a5
+# %% ../../nbs/338_train.signals.ipynb #3d051ddc
 @contextmanager
 def finish_first():
     "Let a block finish before a signal raises `Preempted`"
