@@ -35,7 +35,7 @@ def slurm_options(
     options = {str(k).replace('_', '-'): str(v) for k,v in options.items()}
     for name,value in options.items():
         choose(name, SBATCH_OPTIONS, 'sbatch option')
-        if not value or visible(value)!=value or '\n' in value or '\t' in value:
+        if not value or visible(value)!=value or set(value) & set('\n\t\\'): # sbatch would read them otherwise
             raise WorkbookError(f'--slurm {name}={value!r}: write it as {FORM}')
     time_minutes(options.get('time'))
     tasks_per_node(options)
