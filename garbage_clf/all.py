@@ -8,15 +8,15 @@ __all__ = ['add_parameters', 'WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Predi
            'correct', 'cost_table', 'create_app', 'cross_validate', 'differences', 'ensemble_table', 'evaluate',
            'explore', 'first_right', 'fold_summary', 'group_sentences', 'group_table', 'export_model', 'export_weights',
            'faithfulness', 'find_lr', 'fine_tune', 'fit', 'folds', 'from_folder', 'from_photos', 'from_table',
-           'get_recipe', 'item_features', 'join', 'label_errors', 'label_photos', 'load_model', 'measure',
+           'get_recipe', 'item_features', 'job_table', 'join', 'label_errors', 'label_photos', 'load_model', 'measure',
            'metrics_line', 'metrics_table', 'modality_table', 'montage', 'most_confused', 'occlusion', 'open_export',
            'open_runs', 'overlap_table', 'pair_table', 'paired_test', 'plot_groups', 'plot_runs', 'run_decisions',
            'runs_table', 'scores_by_split', 'plot_balance', 'plot_confusion', 'plot_curves', 'plot_explanations',
            'plot_gallery', 'plot_occlusion', 'predict', 'predict_export', 'predict_widget', 'publish',
            'read_corrections', 'read_items', 'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation',
            'register_model', 'relabel', 'report', 'resume_fit', 'review', 'sample_items', 'sanity_check', 'set_style',
-           'split', 'state_table', 'suggest', 'summary', 'to_bin', 'to_items', 'trashnet', 'wilson', 'worst_mistakes',
-           'write_table']
+           'slurm_executor', 'slurm_script', 'split', 'state_table', 'suggest', 'summary', 'to_bin', 'to_items',
+           'trashnet', 'wilson', 'worst_mistakes', 'write_table']
 
 # %% ../nbs/536_all.ipynb #1eb9de4e
 from .analysis.background import background_heat
@@ -60,11 +60,14 @@ from .train.fine_tune import fine_tune
 from .train.evaluate import evaluate
 from .train.find_lr import find_lr
 from .train.fit import fit, resume_fit
+from .train.job_table import job_table
 from .train.own import register_augmentation
 from .train.recipe import Recipe, recipe_fields
 from .train.recipe_change import change
 from .train.recipes import RECIPES, get_recipe, recipes_table
 from .train.run import Run, load_model
+from .train.slurm import slurm_executor
+from .train.slurm_script import slurm_script
 from .use.export import export_weights
 from .use.exported import open_export, predict_export
 from .use.portable import export_model
@@ -117,11 +120,11 @@ _all_ = [
     'change', 'class_colors', 'classification_metrics', 'confusion_matrix', 'correct', 'cost_table',
     'create_app', 'cross_validate', 'differences', 'ensemble_table', 'evaluate', 'explore', 'first_right',
     'fold_summary', 'group_sentences', 'group_table', 'export_model', 'export_weights', 'faithfulness', 'find_lr', 'fine_tune',
-    'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'join',
+    'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'job_table', 'join',
     'label_errors', 'label_photos', 'load_model', 'measure', 'metrics_line', 'metrics_table', 'modality_table',
     'montage', 'most_confused', 'occlusion', 'open_export', 'open_runs', 'overlap_table', 'pair_table', 'paired_test',
     'plot_groups', 'plot_runs', 'run_decisions', 'runs_table', 'scores_by_split', 'plot_balance',
     'plot_confusion', 'plot_curves', 'plot_explanations', 'plot_gallery', 'plot_occlusion', 'predict', 'predict_export', 'predict_widget', 'publish', 'read_corrections',
     'read_items', 'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model',
-    'relabel', 'report', 'resume_fit', 'review', 'sample_items', 'sanity_check', 'set_style', 'split', 'state_table', 'suggest',
+    'relabel', 'report', 'resume_fit', 'review', 'sample_items', 'sanity_check', 'set_style', 'slurm_executor', 'slurm_script', 'split', 'state_table', 'suggest',
     'summary', 'to_bin', 'to_items', 'trashnet', 'wilson', 'worst_mistakes', 'write_table']

@@ -12,17 +12,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from . import __version__
-from .commands import app, compare, data, lookup, place, serve, train, use, verify
+from .commands import app, cluster, compare, data, lookup, place, serve, train, use, verify
 from .commands.options import UsageError
 from .core import WorkbookError, choose, log
 from .escape import visible
 from .memory import is_out_of_memory
+from .train.signals import Preempted
 
 # %% ../nbs/538_cli.ipynb #a96b1ced
 COMMANDS = {c.name: c for c in (
-    train.demo, data.audit, data.label_errors, data.split, train.train, use.evaluate, compare.compare, use.predict,
-    use.report, verify.verify, serve.try_, place.suggest, place.adapt, lookup.recipes, lookup.weights, use.export, serve.serve, app.app,
-    use.publish, lookup.bench, lookup.cache)}
+    train.demo, data.audit, data.label_errors, data.split, train.train, cluster.slurm_script, cluster.jobs, use.evaluate,
+    compare.compare, use.predict, use.report, verify.verify, serve.try_, place.suggest, place.adapt, lookup.recipes,
+    lookup.weights, use.export, serve.serve, app.app, use.publish, lookup.bench, lookup.cache)}
 
 # %% ../nbs/538_cli.ipynb #f0b7f90c
 def usage()->str:
@@ -70,6 +71,9 @@ def run_command(
     except KeyboardInterrupt:
         print('stopped', file=sys.stderr)
         return 130
+    except Preempted as e:
+        print(visible(e), file=sys.stderr)
+        return e.exit_code
     except (WorkbookError,OSError) as e:
         if debug: raise
         if type(e).__name__=='LostProcess': return 1 # Whoever started the processes tells which one has ended

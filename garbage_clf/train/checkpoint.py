@@ -12,6 +12,7 @@ from pathlib import Path
 from ..core import log, write_tensors
 from ..files import check_regular
 from ..processes import is_first
+from .signals import finish_first
 
 import numpy as np, torch
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
@@ -150,6 +151,6 @@ class Checkpoint(Callback):
         if self.epoch<self.start or began<self.due or not is_first(): return
         tensors,state = training_state(self.learn)
         text = json.dumps(dict(state, of=self.of))
-        write_tensors(self.path, tensors, dict(state=text, checksum=_checksum(tensors, text)))
+        with finish_first(): write_tensors(self.path, tensors, dict(state=text, checksum=_checksum(tensors, text)))
         took = time.perf_counter()-began
         if took>1: self.due = began+took/self.share
