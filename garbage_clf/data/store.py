@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from ..cache import cache_dir, lock
 from ..core import log, progress
-from .slices import as_digests, digest_numbers, free_slices, slice_numbers, wait_for_slice
+from .slices import KeyIndex, as_digests, digest_numbers, free_slices, slice_numbers, wait_for_slice
 
 # %% ../../nbs/158_data.store.ipynb #346d266d
 ROWS = 'rows-2' # The folder of all stores; its number is raised when the format changes, so that older ones are not found
@@ -53,11 +53,10 @@ class Store:
     def forget(self, inode:int=0):
         "Begin to read the index of a file anew"
         self.inode = inode
-        self.keys = np.zeros(0, 'u8') # Of each row
-        self.order = np.zeros(0, int) # Of the keys, sorted
+        self.known = KeyIndex()
         self.bad = np.zeros(0, int) # Rows that are not what their checksum says
 
-    def __len__(self): return len(self.keys)
+    def __len__(self): return len(self.known)
 
     def map(self, n:int)->np.ndarray:
         "The first `n` rows, mapped into memory: what is not read is not loaded"
@@ -88,20 +87,18 @@ def refresh(self:Store):
     if n>n_rows or not (_checks(records, len(self))==records['check']).all():
         log.warning('%s is damaged: begun anew', self.folder)
         return self.forget()
-    if not len(records): return
-    self.keys = np.concatenate([self.keys,digest_numbers(records['digest'])])
-    self.order = np.argsort(self.keys, kind='stable')
+    if len(records): self.known.add(digest_numbers(records['digest']))
 
 @patch
 def find(self:Store,
     wanted:np.ndarray # Digests, N times S64
 )->np.ndarray: # N row numbers, the newest of each; -1 where there is none
     "The rows of digests"
-    if not len(self): return np.full(len(wanted), -1)
-    after = np.searchsorted(self.keys, digest_numbers(wanted), 'right', sorter=self.order)
-    numbers = self.order[np.maximum(after-1, 0)]
-    found = (self.records()['digest'][numbers]==wanted) & ~np.isin(numbers, self.bad)
-    return np.where(found, numbers, -1)
+    numbers = self.known.find(digest_numbers(wanted))
+    hits = np.flatnonzero(numbers>=0)
+    same = self.records()['digest'][numbers[hits]]==wanted[hits]
+    numbers[hits[~same]] = -1
+    return np.where(np.isin(numbers, self.bad), -1, numbers)
 
 # %% ../../nbs/158_data.store.ipynb #b6c4a359
 def _write(f, content):
