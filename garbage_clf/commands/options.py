@@ -103,7 +103,7 @@ def command(
     return decorate
 
 # %% ../../nbs/522_commands.options.ipynb #14541aa5
-DATA = Option('data', 'sample, trashnet, a folder, a table, hf:NAME, fastai:NAME, or several joined with +')
+DATA = Option('data', 'sample, trashnet, a folder, a table, hf:NAME, shards:FOLDER, fastai:NAME, or several joined with +')
 RUN = Option('run', 'Folder of a finished run; for predict, evaluate, suggest and adapt also builtin')
 DEVICE = Option('--device', 'auto, cpu, cuda or mps', default='auto')
 OUT_RUN = Option('--out', 'Folder of the run (default: a new one under runs/)')
