@@ -2365,6 +2365,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'garbage_clf/train/learner.py'),
                                            'garbage_clf.train.learner._network_callbacks': ( 'train.learner.html#_network_callbacks',
                                                                                              'garbage_clf/train/learner.py'),
+                                           'garbage_clf.train.learner._plain_errors': ( 'train.learner.html#_plain_errors',
+                                                                                        'garbage_clf/train/learner.py'),
                                            'garbage_clf.train.learner._regularizers': ( 'train.learner.html#_regularizers',
                                                                                         'garbage_clf/train/learner.py'),
                                            'garbage_clf.train.learner.fit_once': ( 'train.learner.html#fit_once',

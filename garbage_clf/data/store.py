@@ -43,6 +43,7 @@ class Store:
     ):
         self.folder,self.shape,self.dtype = cache_dir(ROWS, name),tuple(shape),np.dtype(dtype)
         self.row_bytes = int(np.prod(self.shape))*self.dtype.itemsize
+        self.damaged = None # State of a damaged index
         self.forget()
 
     @property
@@ -81,11 +82,14 @@ def refresh(self:Store):
     rows,index = self.files
     try: about,n_rows = index.stat(),rows.stat().st_size//self.row_bytes
     except FileNotFoundError: return self.forget()
+    state = (about.st_ino,about.st_size,about.st_mtime_ns)
+    if state==self.damaged: return
     n = about.st_size//RECORD.itemsize
     if about.st_ino!=self.inode or n<len(self): self.forget(about.st_ino)
     records = np.fromfile(index, RECORD, n-len(self), offset=len(self)*RECORD.itemsize)
     if n>n_rows or not (_checks(records, len(self))==records['check']).all():
         log.warning('%s is damaged: begun anew', self.folder)
+        self.damaged = state # Said once
         return self.forget()
     if len(records): self.known.add(digest_numbers(records['digest']))
 
@@ -111,12 +115,10 @@ def _write(f, content):
 # %% ../../nbs/158_data.store.ipynb #89b3f993
 def _open_files(store):
     "Both files, for writing behind the last complete record; new ones where there are none, or damaged ones"
-    rows,index = store.files
     store.refresh()
     if not len(store): # Removed, not truncated: somebody may have the old file mapped
         for f in store.files: f.unlink(missing_ok=True)
-    mode = 'r+b' if rows.exists() else 'w+b'
-    return rows.open(mode),index.open(mode)
+    return [f.open('r+b' if f.exists() else 'w+b') for f in store.files]
 
 @patch
 def _append(self:Store, digests, block):

@@ -6,7 +6,7 @@
 __all__ = ['make_callbacks', 'make_learner', 'set_weight_decay', 'lr_scheduler', 'train_epochs', 'fit_once']
 
 # %% ../../nbs/365_train.learner.ipynb #6d9b5a1c
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import garbage_clf.core # Before fastai, whose import warns
 import pandas as pd
@@ -128,6 +128,14 @@ def _check_outcome(learn, recipe, checkpoint):
     if checkpoint.trouble:
         raise WorkbookError(f'{checkpoint.trouble}: choose another --out, or leave out --resume after moving it away')
 
+@contextmanager
+def _plain_errors():
+    "Our own errors without the lines that fastai puts before them"
+    try: yield
+    except WorkbookError as e:
+        e.args = (str(e).rpartition('\n\t')[2],)
+        raise
+
 def train_epochs(
     task:TrainingTask, # With its network and inputs
     checkpoint:Checkpoint, # Where the state is kept
@@ -139,7 +147,7 @@ def train_epochs(
     with ExitStack() as quiet:
         quiet.enter_context(learn.no_logging()) # `EpochStats` logs each epoch
         if not in_notebook(): quiet.enter_context(learn.no_bar())
-        learn.fit(recipe.epochs, cbs=lr_scheduler(learn, recipe))
+        with _plain_errors(): learn.fit(recipe.epochs, cbs=lr_scheduler(learn, recipe))
     _check_outcome(learn, recipe, checkpoint)
     stats = pd.DataFrame(learn.epoch_stats.rows)
     best = stats[stats.epoch==learn.save_best.best_epoch+1].iloc[0]
