@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from . import __version__
-from .commands import app, compare, data, lookup, place, serve, train, use
+from .commands import app, compare, data, experiments, lookup, place, serve, train, use
 from .commands.options import UsageError
 from .core import WorkbookError, choose, log
 from .escape import visible
@@ -20,9 +20,10 @@ from .memory import is_out_of_memory
 
 # %% ../nbs/538_cli.ipynb #a96b1ced
 COMMANDS = {c.name: c for c in (
-    train.demo, data.audit, data.label_errors, data.split, train.train, use.evaluate, compare.compare, use.predict,
-    use.report, serve.try_, place.suggest, place.adapt, lookup.recipes, lookup.weights, use.export, serve.serve, app.app,
-    use.publish, lookup.bench, lookup.cache)}
+    train.demo, data.audit, data.label_errors, data.split, train.train, use.evaluate, compare.compare,
+    experiments.sweep, experiments.tune, experiments.leaderboard, use.predict, use.report, serve.try_, place.suggest,
+    place.adapt, lookup.recipes, lookup.weights, use.export, serve.serve, app.app, use.publish, lookup.bench,
+    lookup.cache)}
 
 # %% ../nbs/538_cli.ipynb #f0b7f90c
 def usage()->str:

@@ -111,7 +111,7 @@ def _tidy_axis(ax):
     "An axis of Optuna's in the style of the book"
     ax.set_facecolor('white')
     ax.grid(False)
-    ax.set_title('')
+    for side in ('center','left'): ax.set_title('', loc=side)
     for text in (ax.xaxis.label,ax.yaxis.label): text.set(fontsize=9, color='black')
     ax.tick_params(labelsize=8, colors='black')
     ax.spines[['left','bottom']].set(visible=True, color='black')
@@ -133,6 +133,7 @@ def _tidy(axes, title, size):
 
 def _plot_importances(study, plots, n):
     "Importances, or nothing where too few trials tell them"
+    if n<4: return {}
     try: ax = plots.plot_param_importances(study)
     except (ValueError,RuntimeError): return {}
     for bar in ax.patches: bar.set_color(ACCENT)
@@ -157,5 +158,5 @@ def plot_study(
         figs = dict(history=_tidy(ax, f'{n} complete trials and the best so far ({n_pruned} stopped early)', (5.5,2.8)))
         figs |= _plot_importances(study, plots, n)
         axes = plots.plot_slice(study, target_name=label)
-        figs['slice'] = _tidy(axes, f'{n} complete trials; darker are later ones', (2.2*n_fields+1.5,2.8))
+        figs['slice'] = _tidy(axes, f'{n} complete trials; darker are later ones', (2.5*n_fields+1.5,2.8))
     return figs
