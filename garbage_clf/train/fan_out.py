@@ -11,6 +11,7 @@ import logging, os, signal, sys, threading, time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
+from importlib import import_module
 from multiprocessing import get_context, parent_process
 from queue import SimpleQueue
 
@@ -40,28 +41,31 @@ def _end_with_parent():
     os.kill(os.getpid(), KILL)
 
 def start_worker(
-    threads:int # For torch
+    threads:int, # For torch
+    imports:tuple=() # Modules to import at once
 ):
     "Set up a new worker process"
     os.environ.update(OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY='PASSIVE')
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     log.handlers[:] = [logging.NullHandler()]
-    import torch
-    torch.set_num_threads(threads)
+    if 'torch' in sys.modules: sys.modules['torch'].set_num_threads(threads) # A script has imported it at its top
+    for name in imports: import_module(name)
 
 # %% ../../nbs/394_train.fan_out.ipynb #a6ba9334
 class Worker:
     "A process that runs one job after another, and is started anew if it is killed"
     def __init__(self,
-        threads:int=1 # For torch
+        threads:int=1, # For torch
+        imports:tuple=() # Modules to import at once
     ):
         self.threads = threads
+        self.imports = imports
         self.ended = False
         self._start()
 
     def _start(self):
-        self.pool = ProcessPoolExecutor(1, get_context('spawn'), start_worker, (self.threads,))
+        self.pool = ProcessPoolExecutor(1, get_context('spawn'), start_worker, (self.threads,self.imports))
         self.pool.submit(os.getpid) # Starts the process, before the first job is there
 
     def run(self, function, *args):
@@ -89,9 +93,10 @@ def _check_importable(function):
 class LocalExecutor:
     "Worker processes of this machine"
     def __init__(self,
-        workers:int # Number of processes, at least 1
+        workers:int, # Number of processes, at least 1
+        imports:tuple=() # Modules that each imports at once
     ):
-        self.workers = [Worker(worker_threads(workers)) for _ in range(workers)]
+        self.workers = [Worker(worker_threads(workers), imports) for _ in range(workers)]
         self.free = SimpleQueue()
         for worker in self.workers: self.free.put(worker)
         self.threads = ThreadPoolExecutor(workers) # A thread waits for each process
@@ -116,11 +121,12 @@ class LocalExecutor:
     def __exit__(self, kind, *rest): self.end(now=kind is not None)
 
 def local_executor(
-    workers:int # Number of processes, at least 1
+    workers:int, # Number of processes, at least 1
+    imports:tuple=('garbage_clf.train.fit',) # Modules that each imports at once, while the data are read
 )->LocalExecutor:
     "Worker processes that share the cores; they start at once, and end with the `with` block"
     if workers<1: raise WorkbookError(f'{workers} workers: it takes at least 1')
-    return LocalExecutor(workers)
+    return LocalExecutor(workers, imports)
 
 # %% ../../nbs/394_train.fan_out.ipynb #6826e9b1
 def _guarded(function, *args):
