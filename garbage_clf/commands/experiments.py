@@ -66,13 +66,11 @@ def _check_failures(errors, n, out):
 
 def _print_sweep(out, jobs, rows):
     "A row for each recipe, and what to look at next"
-    from garbage_clf.analysis.compare_runs import runs_table
     from garbage_clf.analysis.sweep import sweep_table
-    from garbage_clf.train.run import Run
     if not rows: return
-    split = next(iter(rows.values()))['split']
-    print_table(sweep_table(runs_table([Run(out/name) for name in rows], split), jobs))
-    show(f'\nseconds are those of one seed. Next: garbage-clf compare {out}, or garbage-clf leaderboard {out}')
+    table = sweep_table(out, jobs, rows).round({'seconds':1, 'MB':2})
+    print_table(table.round(3), index=True)
+    show(f'\nNext: garbage-clf compare {out}, or garbage-clf leaderboard {out}')
 
 @command(
     DATA, Option('--recipes', 'Names of recipes and recipe files, with commas between', default='mobilenet-frozen,efficientnet-lite0-frozen'),
