@@ -758,6 +758,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'garbage_clf/commands/experiments.py'),
                                                   'garbage_clf.commands.experiments._write_plots': ( 'commands.experiments.html#_write_plots',
                                                                                                      'garbage_clf/commands/experiments.py'),
+                                                  'garbage_clf.commands.experiments._write_reports': ( 'commands.experiments.html#_write_reports',
+                                                                                                       'garbage_clf/commands/experiments.py'),
                                                   'garbage_clf.commands.experiments.default_workers': ( 'commands.experiments.html#default_workers',
                                                                                                         'garbage_clf/commands/experiments.py'),
                                                   'garbage_clf.commands.experiments.executor_of': ( 'commands.experiments.html#executor_of',

@@ -38,8 +38,8 @@ h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 1.8em; }
 </style></head><body><h1>{{ title }}</h1>
 {% for note in notes %}<p>{{ note }}</p>
 {% endfor %}
-{% macro grid(table, kind) %}<div class="wide"><table class="{{ kind }}"><thead><tr>{% for c in table.head %}<th>{{ c }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in table.rows %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>
+{% macro grid(table, kind) %}<div class="wide"><table class="{{ kind }}"><thead><tr>
+{% for c in table.head %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>{% for row in table.rows %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% endmacro %}
 <h2>Recipes</h2>{{ grid(recipes, 'sorted') }}
 {% if pairs %}<h2>Pairs of the best recipes</h2>
@@ -63,6 +63,7 @@ for (const table of document.querySelectorAll('table.sorted')) [...table.tHead.r
 })
 </script></body></html>"""
 
+# %% ../../nbs/447_analysis.leaderboard.ipynb #2d1c9a5b
 RUN_COLUMNS = ['accuracy','low','high','macro_f1','seconds','MB','seed','n','ece','log_loss','recipe']
 SHOWN = dict(accuracy='{:.3f}', low='{:.3f}', high='{:.3f}', spread='{:.3f}', macro_f1='{:.3f}', ece='{:.3f}',
     log_loss='{:.3f}', seconds='{:.1f}', MB='{:.2f}')
@@ -123,7 +124,7 @@ def leaderboard_page(
     template = Environment(autoescape=True).from_string(PAGE)
     return visible(template.render(board(runs, split)))
 
-# %% ../../nbs/447_analysis.leaderboard.ipynb #070a1b20
+# %% ../../nbs/447_analysis.leaderboard.ipynb #8804fe48
 def leaderboard(
     where, # A folder of runs, a pattern, or a list of them
     out:Path|str, # The page to write

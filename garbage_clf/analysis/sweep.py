@@ -66,15 +66,11 @@ def sweep_run(
     folder:Path, # Of the run, in that of the sweep
     recipe:Recipe, # With its seed
     fold:int=0, # 1..k; 0 for the split
-    device:str='auto', # 'auto', 'cpu', 'cuda', 'mps'
-    with_report:bool=False # Also write its report
+    device:str='auto' # 'auto', 'cpu', 'cuda', 'mps'
 )->dict: # split, n, accuracy, seconds
     "Train one run of a sweep, or open it"
     items = in_fold(experiment_items(folder.parent), fold)
     run = finish_run(items, recipe, folder, device)
-    if with_report and not (folder/'report.html').exists():
-        from garbage_clf.analysis.report import report
-        report(run)
     split = 'test' if 'test' in run.metrics else 'valid'
     m = run.metrics[split]
     seconds = sum(run.metrics['seconds'].values())
@@ -92,8 +88,7 @@ def sweep(
     jobs:dict[str,tuple], # From `sweep_jobs`
     out:Path|str, # The folder of the sweep
     executor, # From `local_executor`, or another that has `submit`
-    device:str='auto', # 'auto', 'cpu', 'cuda', 'mps'
-    with_report:bool=False # Also write the report of each run
+    device:str='auto' # 'auto', 'cpu', 'cuda', 'mps'
 )->tuple[dict,dict]: # Name to row, and name to error
     "Train what is not there yet"
     out = Path(out)
@@ -102,7 +97,7 @@ def sweep(
     k = max((fold for *_,fold in jobs.values()), default=0)
     with locked_folder(out):
         open_experiment(out, items, recipes, k)
-        calls = {name: (out/name,recipe,fold,device,with_report) for name,(_,recipe,fold) in jobs.items()}
+        calls = {name: (out/name,recipe,fold,device) for name,(_,recipe,fold) in jobs.items()}
         return fan_out(sweep_run, calls, executor, run_words)
 
 # %% ../../nbs/446_analysis.sweep.ipynb #bd19f9f5

@@ -64,6 +64,13 @@ def _check_failures(errors, n, out):
     from garbage_clf.train.fan_out import failure_line
     raise WorkbookError(f'{failure_line(errors, n)}. The others are in {out}; the same command tries these again')
 
+def _write_reports(out, names, executor):
+    "Reports of the runs that have none; name to error"
+    from garbage_clf.analysis.report import report
+    from garbage_clf.train.fan_out import fan_out
+    missing = {f'report of {name}': (out/name,) for name in names if not (out/name/'report.html').exists()}
+    return fan_out(report, missing, executor)[1]
+
 def _print_sweep(out, jobs, rows):
     "A row for each recipe, and what to look at next"
     from garbage_clf.analysis.sweep import sweep_table
@@ -73,7 +80,8 @@ def _print_sweep(out, jobs, rows):
     show(f'\nNext: garbage-clf compare {out}, or garbage-clf leaderboard {out}')
 
 @command(
-    DATA, Option('--recipes', 'Names of recipes and recipe files, with commas between', default='mobilenet-frozen,efficientnet-lite0-frozen'),
+    DATA, Option('--recipes', 'Names of recipes and recipe files, with commas between',
+        default='mobilenet-frozen,efficientnet-lite0-frozen'),
     Option('--seeds', 'Number of seeds, 1 for the first alone', int, 3),
     Option('--folds', 'Number of folds for cross-validation; without it, the split of the data or a new one', int, 0),
     *[option for option in FIELD_OPTIONS if option.name!='--seed'],
@@ -89,7 +97,8 @@ def sweep(
     out = experiment_path(args, 'sweeps')
     with executor_of(args) as executor:
         items = labelled_items(args)
-        rows,errors = train_sweep(items, jobs, out, executor, args.device, args.reports)
+        rows,errors = train_sweep(items, jobs, out, executor, args.device)
+        if args.reports: errors |= _write_reports(out, rows, executor)
     _print_sweep(out, jobs, rows)
     _check_failures(errors, len(jobs), out)
 
