@@ -68,7 +68,8 @@ def _write_reports(out, names, executor):
     "Reports of the runs that have none; name to error"
     from garbage_clf.analysis.report import report
     from garbage_clf.train.fan_out import fan_out
-    missing = {f'report of {name}': (out/name,) for name in names if not (out/name/'report.html').exists()}
+    from garbage_clf.train.run import Run
+    missing = {f'report of {name}': (Run(out/name),) for name in names if not (out/name/'report.html').exists()}
     return fan_out(report, missing, executor)[1]
 
 def _print_sweep(out, jobs, rows):
