@@ -189,3 +189,14 @@ def test_a_leaderboard_escapes(tmp_path):
     assert page.count('<script>')==1 and not re.search(r'(src|href)="(?!data:)', page)
     assert Run(runs[0].path).recipe.name==evil and 'Pairs of the best' in page
     json.dumps(page)
+
+def test_no_trial_is_taken_twice(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+    from garbage_clf.analysis.study import open_study
+    search = small_search(tmp_path)
+    first = open_study(search)
+    for i in range(12): first.enqueue_trial(dict(lr=.001*(i+1), dropout=.1))
+    def ask(study): return [study.ask().number for _ in range(3)]
+    with ThreadPoolExecutor(4) as threads: asked = list(threads.map(ask, [open_study(search) for _ in range(4)]))
+    numbers = sorted(n for some in asked for n in some)
+    assert numbers==list(range(12))

@@ -9,10 +9,12 @@ __all__ = ['Search', 'import_optuna', 'study_storage', 'open_study', 'finished_t
 # %% ../../nbs/449_analysis.study.ipynb #142d3700
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from filelock import FileLock
 from matplotlib.ticker import LogLocator, NullLocator
 
 from .search_space import Dimension
@@ -57,11 +59,18 @@ def study_storage(
         callback = 'heartbeat_stale_trial_callback' if renamed else 'failed_trial_callback'
         heartbeat = {'heartbeat_interval':60, 'grace_period':120, callback:_enqueue_again}
     try: return optuna.storages.RDBStorage(url, options, **heartbeat)
+    except ImportError as e:
+        raise WorkbookError('the driver of the database is missing: pip install psycopg2-binary for PostgreSQL, or '
+            'pymysql for MySQL') from e
     except Exception as e:
         raise WorkbookError(f'cannot open the database of the search ({type(e).__name__}): check --storage, as '
             'sqlite:///FILE or postgresql://USER@HOST/NAME') from e
 
 # %% ../../nbs/449_analysis.study.ipynb #287bc70c
+def _ask_alone(ask, lock, *args, **kwargs):
+    "Ask for a trial while no other worker does"
+    with FileLock(lock): return ask(*args, **kwargs)
+
 def open_study(
     search:Search, # What is tuned
     seed:int=0 # Of the sampler
@@ -71,8 +80,10 @@ def open_study(
     sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=search.recipe.epochs//3)
     direction = 'minimize' if search.metric=='loss' else 'maximize'
-    return optuna.create_study(storage=study_storage(search), study_name=search.name, sampler=sampler, pruner=pruner,
+    study = optuna.create_study(storage=study_storage(search), study_name=search.name, sampler=sampler, pruner=pruner,
         direction=direction, load_if_exists=True)
+    study.ask = partial(_ask_alone, study.ask, search.folder/'.ask.lock')
+    return study
 
 def finished_trials(
     study:'optuna.Study' # From `open_study`

@@ -121,6 +121,7 @@ def _prepared(search, items):
     "A search with the name of its study, and the study, in a locked folder"
     search.folder.mkdir(parents=True, exist_ok=True)
     with locked_folder(search.folder):
+        for left in search.folder.glob('.trial-*'): shutil.rmtree(left, ignore_errors=True)
         settings = dict(search=[str(d) for d in search.space], metric=search.metric)
         open_experiment(search.folder, items, dict(tuned=search.recipe), **settings)
         search = replace(search, name=f'{search.recipe.name}-{experiment_name(search.folder)}')
