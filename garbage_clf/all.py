@@ -120,16 +120,16 @@ for _name,_value in list(globals().items()):
         add_parameters(_value)
 
 _all_ = [
-    'WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Search', 'Predictor', 'adapt', 'adapted_table', 'audit', 'background_heat', 'broken',
-    'change', 'class_colors', 'classification_metrics', 'confusion_matrix', 'correct', 'cost_table',
+    'WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Search', 'Predictor', 'adapt', 'adapted_table', 'audit', 'background_heat',
+    'broken', 'change', 'class_colors', 'classification_metrics', 'confusion_matrix', 'correct', 'cost_table',
     'create_app', 'cross_validate', 'differences', 'ensemble_table', 'evaluate', 'explore', 'first_right',
     'fold_summary', 'group_sentences', 'group_table', 'export_model', 'export_weights', 'faithfulness', 'find_lr', 'fine_tune',
     'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'join',
-    'label_errors', 'label_photos', 'leaderboard', 'load_model', 'local_executor', 'measure', 'metrics_line', 'metrics_table', 'modality_table',
-    'montage', 'most_confused', 'occlusion', 'open_export', 'open_runs', 'overlap_table', 'pair_table', 'paired_test',
+    'label_errors', 'label_photos', 'leaderboard', 'load_model', 'local_executor', 'measure', 'metrics_line',
+    'metrics_table', 'modality_table', 'montage', 'most_confused', 'occlusion', 'open_export', 'open_runs', 'overlap_table', 'pair_table', 'paired_test',
     'plot_groups', 'plot_runs', 'run_decisions', 'runs_table', 'scores_by_split', 'plot_balance',
-    'plot_confusion', 'plot_curves', 'plot_explanations', 'plot_gallery', 'plot_occlusion', 'plot_study', 'predict', 'predict_export', 'predict_widget', 'publish', 'read_corrections',
-    'read_items', 'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model',
+    'plot_confusion', 'plot_curves', 'plot_explanations', 'plot_gallery', 'plot_occlusion', 'plot_study', 'predict',
+    'predict_export', 'predict_widget', 'publish', 'read_corrections', 'read_items', 'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model',
     'relabel', 'report', 'resume_fit', 'review', 'sample_items', 'sanity_check', 'search_space', 'set_style', 'split',
     'state_table', 'suggest', 'summary', 'sweep', 'sweep_jobs', 'sweep_recipes', 'sweep_table', 'to_bin', 'to_items',
     'train_winner', 'trashnet', 'trials_table', 'tune', 'wilson', 'worst_mistakes', 'write_table']

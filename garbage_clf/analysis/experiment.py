@@ -104,7 +104,8 @@ def open_experiment(
 @lru_cache(1)
 def _read_items(path, changed):
     try: return pd.read_parquet(path)
-    except (OSError,ValueError) as e: raise WorkbookError(f'cannot read {path}: choose another --out, or remove the folder') from e
+    except (OSError,ValueError) as e:
+        raise WorkbookError(f'cannot read {path}: choose another --out, or remove the folder') from e
 
 def experiment_items(
     out:Path # The folder of an experiment

@@ -39,7 +39,8 @@ h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 1.8em; }
 {% for note in notes %}<p>{{ note }}</p>
 {% endfor %}
 {% macro grid(table, kind) %}<div class="wide"><table class="{{ kind }}"><thead><tr>
-{% for c in table.head %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>{% for row in table.rows %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>
+{% for c in table.head %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>
+{% for row in table.rows %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% endmacro %}
 <h2>Recipes</h2>{{ grid(recipes, 'sorted') }}
 {% if pairs %}<h2>Pairs of the best recipes</h2>
@@ -94,7 +95,8 @@ def _notes(table, recipes, split):
         '(95 % interval of the test items), and spread (standard deviation over seeds) are shares of 1; seconds and MB are those of a run.']
     if table['items'].nunique()>1: notes.append(f'The runs were tested on {table["items"].nunique()} different sets of items; '
         'pairs are compared on those that they share.')
-    if len(recipes)>2: notes.append('p of a pair is multiplied by the number of pairs (Bonferroni); intervals are those of one pair alone.')
+    if len(recipes)>2: notes.append('p of a pair is multiplied by the number of pairs (Bonferroni); intervals are those of '
+        'one pair alone.')
     if len(recipes)>1: notes.append('The first of many looks a little too good: it was chosen by the figure that is shown.')
     return notes
 

@@ -44,8 +44,8 @@ class Dimension:
         return f'{self.name}={self.low:g}..{self.high:g}'
 
 # %% ../../nbs/448_analysis.search_space.ipynb #d0acaed6
-REFUSED = dict(seed='the best of several seeds is luck', tta='it changes nothing before the test', name='it is only a name',
-    wise_ft='it changes nothing before the end of a training', about='it is only a description',
+REFUSED = dict(seed='the best of several seeds is luck', tta='it changes nothing before the test',
+    name='it is only a name', wise_ft='it changes nothing before the end of a training', about='it is only a description',
     monitor='it is what the search goes by')
 MOST_CHOICES = 50
 
@@ -62,9 +62,11 @@ def _dimension(recipe, name, text):
         if not ends[0]<ends[1]: raise WorkbookError(f'--search {name}={text}: the first end must be below the second')
         return Dimension(name, *ends)
     words = text.split('|')
-    if len(words)>MOST_CHOICES: raise WorkbookError(f'--search {name} has {len(words)} choices: give {MOST_CHOICES} at most')
+    if len(words)>MOST_CHOICES:
+        raise WorkbookError(f'--search {name} has {len(words)} choices: give {MOST_CHOICES} at most')
     choices = tuple(dict.fromkeys(_value(recipe, name, word) for word in words))
-    if len(choices)<2: raise WorkbookError(f'--search {name}={text[:80]}: give a range as 0.1..0.5, or choices as a|b')
+    if len(choices)<2:
+        raise WorkbookError(f'--search {name}={text[:80]}: give a range as 0.1..0.5, or choices as a|b')
     return Dimension(name, choices=choices)
 
 def parse_search(
@@ -121,15 +123,17 @@ def default_search(
     if recipe.text=='tfidf': return [_around(recipe, 'weight_decay')]
     found = [_around(recipe, 'lr'),Dimension('weight_decay', 1e-4, 1.),Dimension('dropout', 0., .7)]
     if metric!='loss': found.append(Dimension('label_smoothing', 0., .2))
-    if recipe.frozen: found.append(Dimension('hidden', choices=(*([] if recipe.text and recipe.model else [0]),128,256,512)))
-    else: found += _for_fine_tuning(recipe)
+    if not recipe.frozen: return found+_for_fine_tuning(recipe)
+    widths = (128,256,512) if recipe.text and recipe.model else (0,128,256,512) # 0 is no width for both
+    found.append(Dimension('hidden', choices=widths))
     return found
 
 # %% ../../nbs/448_analysis.search_space.ipynb #7fa10707
 def _check_metric(space, metric):
     "Refuse what would change the loss itself"
     names = [d.name for d in space if d.name in ('loss','label_smoothing','class_weights','l2','mix','mix_alpha')]
-    if metric=='loss' and names: raise WorkbookError(f'losses with another {names[0]} cannot be compared: choose --metric accuracy')
+    if metric=='loss' and names:
+        raise WorkbookError(f'losses with another {names[0]} cannot be compared: choose --metric accuracy')
 
 def search_space(
     text:str, # As for `parse_search`; '' for `default_search`

@@ -149,7 +149,8 @@ def _plot_importances(study, plots, n):
     except (ValueError,RuntimeError): return {}
     for bar in ax.patches: bar.set_color(ACCENT)
     ax.set(xlabel='importance, share of the variance', ylabel='')
-    return dict(importances=_tidy(ax, f'What the metric depends on ({n} complete trials)', (5.5,.4*len(ax.patches)+1.2)))
+    size = (5.5,.4*len(ax.patches)+1.2)
+    return dict(importances=_tidy(ax, f'What the metric depends on ({n} complete trials)', size))
 
 def plot_study(
     study:'optuna.Study', # With finished trials
@@ -166,7 +167,8 @@ def plot_study(
         ax.collections[0].set_color(MUTED)
         ax.lines[0].set(color=ACCENT, alpha=1)
         n_pruned = len(finished_trials(study))-n
-        figs = dict(history=_tidy(ax, f'{n} complete trials and the best so far ({n_pruned} stopped early)', (5.5,2.8)))
+        title = f'{n} complete trials and the best so far ({n_pruned} stopped early)'
+        figs = dict(history=_tidy(ax, title, (5.5,2.8)))
         figs |= _plot_importances(study, plots, n)
         axes = plots.plot_slice(study, target_name=label)
         figs['slice'] = _tidy(axes, f'{n} complete trials; darker are later ones', (2.5*n_fields+1.5,2.8))

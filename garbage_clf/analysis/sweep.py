@@ -39,7 +39,8 @@ def sweep_recipes(
     recipes = {}
     for name in names:
         label = run_label(name)
-        if label in recipes: raise WorkbookError(f'two recipes would be called {label}: name each once, and rename files')
+        if label in recipes:
+            raise WorkbookError(f'two recipes would be called {label}: name each once, and rename files')
         recipes[label] = get_recipe(name, **values)
     if not recipes: raise WorkbookError('no recipes: name them with commas between, as bow,text-tfidf')
     return recipes
@@ -52,6 +53,7 @@ def sweep_jobs(
 )->dict[str,tuple]: # Name of a run to its label, recipe and fold (0 without folds)
     "The trainings of a sweep"
     if seeds<1: raise WorkbookError(f'{seeds} seeds: it takes at least 1')
+    if k and k<2: raise WorkbookError(f'{k} folds: it takes at least 2, or none')
     jobs = {}
     for label,recipe in recipes.items():
         for seed in range(1, seeds+1):

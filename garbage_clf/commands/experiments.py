@@ -17,7 +17,8 @@ from ..core import WorkbookError, log
 
 # %% ../../nbs/535_commands.experiments.ipynb #79713c19
 FAN_OUT_OPTIONS = (
-    Option('--workers', 'Trainings at a time, each in a process of its own (default: one for each core up to 4; 1 on a GPU)', int),)
+    Option('--workers', 'Trainings at a time, each in a process of its own (default: one for each core up to 4; 1 on a '
+        'GPU)', int),)
 MOST_WORKERS = 4 # Unless asked for more
 
 def default_workers(
@@ -99,7 +100,8 @@ def _print_sweep(out, jobs, rows):
     Option('--seeds', 'Number of seeds, 1 for the first alone', int, 3),
     Option('--folds', 'Number of folds for cross-validation; without it, the split of the data or a new one', int, 0),
     *[option for option in FIELD_OPTIONS if option.name!='--seed'],
-    *FAN_OUT_OPTIONS, DEVICE, Option('--out', 'Folder of the sweep (default: sweeps/DATA)'), *DATA_OPTIONS, KEEP_LABELS,
+    *FAN_OUT_OPTIONS, DEVICE, *DATA_OPTIONS, KEEP_LABELS,
+    Option('--out', 'Folder of the sweep (default: sweeps/DATA)'),
     Option('--reports', 'Also write the report of each run', default=False), verbose=True)
 def sweep(
     args # Parsed arguments
@@ -136,7 +138,8 @@ def leaderboard(
 # %% ../../nbs/535_commands.experiments.ipynb #488b3d5e
 TUNE_OPTIONS = (
     Option('--trials', 'Number of trials, those of earlier calls included', int, 30),
-    Option('--search', 'What to try: FIELD=LOW..HIGH or FIELD=A|B, with commas between (default: what matters most)', default=''),
+    Option('--search', 'What to try: FIELD=LOW..HIGH or FIELD=A|B, with commas between (default: what matters most)',
+        default=''),
     Option('--metric', 'accuracy or loss, of the validation items', default='accuracy'),
     Option('--storage', 'URL of a database that several machines share (default: an SQLite file in --out)', default=''),
     Option('--out', 'Folder of the search (default: searches/DATA-RECIPE)'))
@@ -164,7 +167,8 @@ def _print_search(study, search):
 def _print_winner(run, page, path):
     "The test metrics of the winner, and how to use it"
     from garbage_clf.metrics import accuracy_line
-    if 'test' in run.metrics: show(f'trained anew           test {accuracy_line(run.metrics["test"])}, on items that no trial has seen')
+    tested = run.metrics.get('test')
+    if tested: show(f'trained anew           test {accuracy_line(tested)}, on items that no trial has seen')
     else: show('there are no test items: nobody knows how good it is on others')
     show(f'\nrun     {run.path}\nreport  {page}\nrecipe  {path}\nNext: garbage-clf train DATA --recipe {path}')
 

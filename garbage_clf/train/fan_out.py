@@ -75,7 +75,8 @@ class Worker:
             except BrokenProcessPool:
                 if self.ended: raise
                 self._start()
-        raise WorkbookError('its process was killed twice: if that is for lack of memory, take fewer workers or smaller batches')
+        raise WorkbookError('its process was killed twice: if that is for lack of memory, take fewer workers or smaller '
+            'batches')
 
     def end(self, now=True):
         "End the process: now, or after its job"
