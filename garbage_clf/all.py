@@ -9,16 +9,16 @@ __all__ = ['add_parameters', 'WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Searc
            'explore', 'first_right', 'fold_summary', 'group_sentences', 'group_table', 'export_model', 'export_weights',
            'faithfulness', 'find_lr', 'fine_tune', 'fit', 'folds', 'from_folder', 'from_photos', 'from_table',
            'get_recipe', 'item_features', 'job_table', 'join', 'label_errors', 'label_photos', 'leaderboard',
-           'load_model', 'local_executor', 'measure', 'metrics_line', 'metrics_table', 'modality_table', 'montage',
-           'most_confused', 'occlusion', 'open_export', 'open_runs', 'overlap_table', 'pair_table', 'paired_test',
-           'plot_groups', 'plot_runs', 'run_decisions', 'runs_table', 'scores_by_split', 'plot_balance',
-           'plot_confusion', 'plot_curves', 'plot_explanations', 'plot_gallery', 'plot_occlusion', 'plot_study',
-           'predict', 'predict_export', 'predict_widget', 'publish', 'read_corrections', 'read_items', 'read_rules',
-           'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model', 'relabel', 'report',
-           'resume_fit', 'review', 'sample_items', 'sanity_check', 'search_space', 'set_style', 'slurm_executor',
-           'slurm_script', 'split', 'state_table', 'suggest', 'summary', 'sweep', 'sweep_jobs', 'sweep_recipes',
-           'sweep_table', 'to_bin', 'to_items', 'train_winner', 'trashnet', 'trials_table', 'tune', 'wilson',
-           'worst_mistakes', 'write_table']
+           'load_model', 'local_executor', 'make_ensemble', 'measure', 'metrics_line', 'metrics_table',
+           'modality_table', 'montage', 'most_confused', 'occlusion', 'open_export', 'open_runs', 'overlap_table',
+           'pair_table', 'paired_test', 'plot_groups', 'plot_runs', 'run_decisions', 'runs_table', 'scores_by_split',
+           'plot_balance', 'plot_confusion', 'plot_curves', 'plot_explanations', 'plot_gallery', 'plot_occlusion',
+           'plot_study', 'predict', 'predict_export', 'predict_widget', 'publish', 'read_corrections', 'read_items',
+           'read_rules', 'recipe_fields', 'recipes_table', 'register_augmentation', 'register_model', 'relabel',
+           'report', 'resume_fit', 'review', 'sample_items', 'sanity_check', 'search_space', 'set_style',
+           'slurm_executor', 'slurm_script', 'split', 'state_table', 'suggest', 'summary', 'sweep', 'sweep_jobs',
+           'sweep_recipes', 'sweep_table', 'to_bin', 'to_items', 'train_winner', 'trashnet', 'trials_table', 'tune',
+           'wilson', 'worst_mistakes', 'write_table']
 
 # %% ../nbs/536_all.ipynb #1eb9de4e
 from .analysis.background import background_heat
@@ -28,6 +28,7 @@ from .analysis.compare_runs import open_runs, plot_runs, runs_table
 from .analysis.confusion import most_confused, plot_confusion
 from .analysis.costs import cost_table, run_decisions
 from .analysis.curves import plot_curves
+from .analysis.ensemble_run import make_ensemble
 from .analysis.ensembles import ensemble_table
 from .analysis.explain import plot_explanations
 from .analysis.explain_checks import faithfulness, sanity_check
@@ -129,7 +130,7 @@ _all_ = [
     'create_app', 'cross_validate', 'differences', 'ensemble_table', 'evaluate', 'explore', 'first_right',
     'fold_summary', 'group_sentences', 'group_table', 'export_model', 'export_weights', 'faithfulness', 'find_lr', 'fine_tune',
     'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'job_table', 'join',
-    'label_errors', 'label_photos', 'leaderboard', 'load_model', 'local_executor', 'measure', 'metrics_line',
+    'label_errors', 'label_photos', 'leaderboard', 'load_model', 'local_executor', 'make_ensemble', 'measure', 'metrics_line',
     'metrics_table', 'modality_table', 'montage', 'most_confused', 'occlusion', 'open_export', 'open_runs', 'overlap_table', 'pair_table', 'paired_test',
     'plot_groups', 'plot_runs', 'run_decisions', 'runs_table', 'scores_by_split', 'plot_balance',
     'plot_confusion', 'plot_curves', 'plot_explanations', 'plot_gallery', 'plot_occlusion', 'plot_study', 'predict',

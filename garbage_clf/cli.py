@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from . import __version__
-from .commands import app, cluster, compare, data, experiments, lookup, place, serve, train, use, verify
+from .commands import app, cluster, compare, data, ensemble, experiments, lookup, place, serve, train, use, verify
 from .commands.options import UsageError
 from .core import WorkbookError, choose, log
 from .escape import visible
@@ -22,7 +22,7 @@ from .train.signals import Preempted
 # %% ../nbs/538_cli.ipynb #a96b1ced
 COMMANDS = {c.name: c for c in (
     train.demo, data.audit, data.label_errors, data.split, train.train, cluster.slurm_script, cluster.jobs, use.evaluate,
-    compare.compare, experiments.sweep, experiments.tune, experiments.leaderboard, use.predict, use.report,
+    compare.compare, ensemble.ensemble, experiments.sweep, experiments.tune, experiments.leaderboard, use.predict, use.report,
     verify.verify, serve.try_, place.suggest, place.adapt, lookup.recipes, lookup.weights, use.export, serve.serve,
     app.app, use.publish, lookup.bench, lookup.cache)}
 

@@ -31,7 +31,9 @@ WHEN = {
     'scratch text': (lambda r: r.text in FROM_SCRATCH_TEXT, '{} is for '+', '.join(FROM_SCRATCH_TEXT)),
     'bigrams': (lambda r: r.text in ('bow','tfidf'), '{} is for bow and tfidf'),
     'bow': (lambda r: r.text=='bow', '{} is for bow'),
-    'transformer': (lambda r: r.text and r.text not in FROM_SCRATCH_TEXT, '{} is for transformers')}
+    'transformer': (lambda r: r.text and r.text not in FROM_SCRATCH_TEXT, '{} is for transformers'),
+    'ensemble': (lambda r: False, '{} is how many finished runs an ensemble was made of, and nothing to train: '
+        'garbage-clf ensemble RUNS makes one')}
 
 def option(
     default, # The field's default; text from the command line is converted to its type
@@ -147,6 +149,7 @@ class Recipe:
         (1,100), when='photos')
     seed:int = option(42,
         'Seed of all random numbers in training; the split does not depend on it', (0,2 ** 32 - 1))
+    members:int = option(1, 'Finished runs that an ensemble was made of; 1 for a model alone', (1,100), when='ensemble')
 
 # %% ../../nbs/300_train.recipe.ipynb #e50bbfcd
 def recipe_fields()->'pd.DataFrame': # field, default, values, help; one row a field

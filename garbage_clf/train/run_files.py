@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Share', 'Count', 'Modality', 'Kind', 'Number', 'SCHEMAS', 'ITEM_COLUMNS', 'RESULT_COLUMNS', 'STAT_COLUMNS',
-           'Temperature', 'Labels', 'ClassMetrics', 'Accuracy', 'LeftOut', 'SplitMetrics', 'Metrics', 'Training',
-           'parse_json', 'check_json', 'read_csv']
+           'Temperature', 'Labels', 'ClassMetrics', 'Accuracy', 'LeftOut', 'SplitMetrics', 'OldRecall', 'OldItems',
+           'Metrics', 'Member', 'Training', 'parse_json', 'check_json', 'read_csv']
 
 # %% ../../nbs/365_train.run_files.ipynb #8d2e6a89
 import json
@@ -85,6 +85,21 @@ class SplitMetrics(Accuracy):
     per_class:Annotated[dict[str,ClassMetrics], Field(min_length=1)]
     by_source:dict[str,Accuracy] = {}
 
+class OldRecall(BaseModel):
+    "Recall of one class before and after"
+    n:Annotated[Count, Field(ge=1)]
+    before:Share
+    after:Share
+
+class OldItems(BaseModel):
+    "What further training did to the test items of the run that it began with"
+    n:Annotated[Count, Field(ge=1)]
+    before:Accuracy
+    after:Accuracy
+    difference:Annotated[float, Field(ge=-1, le=1)]
+    difference_ci:Annotated[list[float], Field(min_length=2, max_length=2)]
+    recall:dict[str,OldRecall]
+
 class Metrics(_File):
     "`metrics.json`"
     test:SplitMetrics = None
@@ -92,12 +107,20 @@ class Metrics(_File):
     modality_ablation:dict[Modality,dict[str,SplitMetrics]] = {}
     leave_source_out:LeftOut = None
     adapted:dict[str,Accuracy] = {}
+    old_items:OldItems = None
     seconds:dict[str,float] = {}
 
     @model_validator(mode='after')
     def _some_split(self):
         if self.test is None and self.valid is None: raise ValueError('it has no metrics of test or valid items')
         return self
+
+class Member(BaseModel):
+    "A run that an ensemble was made of"
+    name:str
+    recipe:str
+    seed:int
+    sha256:str
 
 class Training(_File):
     "`training.json`"
@@ -109,6 +132,7 @@ class Training(_File):
     git:str = ''
     libraries:dict[str,str] = {}
     processes:Annotated[int, Field(ge=1)] = 1
+    members:list[Member] = []
     sha256:dict[str,str] = {}
 
 SCHEMAS = {'labels.json':Labels, 'metrics.json':Metrics, 'training.json':Training}

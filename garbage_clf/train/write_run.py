@@ -86,6 +86,7 @@ def _training(task, folder):
     attrs = task.items.attrs
     made = dict(data=attrs.get('data', ''), date=f'{datetime.now():%Y-%m-%d %H:%M}', garbage_clf=__version__)
     if attrs.get('unlisted'): made['unlisted'] = True # Trained on more than its items.csv says
+    if attrs.get('members'): made['members'] = attrs['members'] # Of an ensemble
     libraries = dict(python=platform.python_version(), **{name: version(name) for name in LIBRARIES})
     made |= dict(git=_git_commit(), libraries=libraries, processes=task.items.attrs.get('processes', 1))
     return dict(made, machine=_machine(task.device), sha256=checksums(folder))

@@ -27,7 +27,7 @@ from .architectures import find_architecture, library_tensors, loading_example
 def _write_safetensors(run, tensors, out):
     copy_file(run.path/'model.safetensors', run.path, out/'model.safetensors')
     found = find_architecture(run.recipe.model, run.recipe.text)
-    if not found: return
+    if not found or run.recipe.members>1: return # No library has an ensemble
     model = load_model(run)
     about = dict(classes=run.labels['classes'], size=run.recipe.size, model=found.name)
     about |= dict(run=sha256(run.path/'model.safetensors'), garbage_clf=version('garbage_clf'))
