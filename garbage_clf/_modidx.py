@@ -1023,6 +1023,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'garbage_clf/data/find.py'),
                                        'garbage_clf.data.find._Paths.__init__': ( 'data.find.html#_paths.__init__',
                                                                                   'garbage_clf/data/find.py'),
+                                       'garbage_clf.data.find._is_folder': ('data.find.html#_is_folder', 'garbage_clf/data/find.py'),
                                        'garbage_clf.data.find._is_text': ('data.find.html#_is_text', 'garbage_clf/data/find.py'),
                                        'garbage_clf.data.find._is_visible': ('data.find.html#_is_visible', 'garbage_clf/data/find.py'),
                                        'garbage_clf.data.find._names': ('data.find.html#_names', 'garbage_clf/data/find.py'),

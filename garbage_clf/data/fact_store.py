@@ -53,7 +53,9 @@ class FactStore:
         query = 'select facts,hashes,checksum from facts where digest=?'
         try: row = self.db.execute(query, (digest,)).fetchone()
         except (sqlite3.Error, UnicodeDecodeError): return None
-        if row and _checksum(digest, *row[:2])==row[2]: return json.loads(row[0]),row[1]
+        text,hashes,check = row or (None,None,None)
+        if not isinstance(text, str) or not isinstance(hashes, bytes|None): return None
+        if _checksum(digest, text, hashes)==check: return json.loads(text),hashes
 
     def thumbs(self,
         digests:list[bytes] # At most 1000
@@ -62,8 +64,9 @@ class FactStore:
         marks = ','.join('?'*len(digests))
         query = f'select digest,thumb,thumb_checksum from facts where digest in ({marks})'
         try: rows = self.db.execute(query, digests).fetchall()
-        except sqlite3.Error: return {}
-        return {digest: thumb for digest,thumb,check in rows if thumb and zlib.crc32(digest+thumb)==check}
+        except (sqlite3.Error, UnicodeDecodeError): return {}
+        rows = [r for r in rows if isinstance(r[1], bytes)]
+        return {digest: thumb for digest,thumb,check in rows if zlib.crc32(digest+thumb)==check}
 
     def add(self,
         rows:list[tuple] # Digest, facts, hashes and thumbnail of each photo

@@ -29,12 +29,17 @@ def _new_folders(root, names, visited):
     return new
 
 # %% ../../nbs/104_data.find.ipynb #bc3c01eb
+def _is_folder(entry):
+    "Whether an entry is a folder or a link to one; a link to itself is a file"
+    try: return entry.is_dir()
+    except OSError: return False
+
 def _names(folder, visited, onerror):
     "Names in a folder, sorted, each with whether it is a folder; without hidden ones and folders visited already"
     files,folders = [],[]
     try:
         with os.scandir(folder) as entries:
-            for e in entries: (folders if e.is_dir() else files).append(e.name)
+            for e in entries: (folders if _is_folder(e) else files).append(e.name)
     except OSError as e:
         if onerror: onerror(e)
         return
