@@ -70,7 +70,7 @@ def planted(tmp_path_factory):
     root = tmp_path_factory.mktemp('planted')
     wanted = plant(root/'photos')
     with pytest.MonkeyPatch.context() as m:
-        m.setattr('garbage_clf.data.facts.cache_dir', lambda *parts: root.joinpath('cache', *parts)) # What an older version found does not count
+        m.setattr('garbage_clf.data.fact_store.cache_dir', lambda *parts: root.joinpath('cache', *parts)) # What an older version found does not count
         return root,wanted,audit(from_folder(root/'photos'))
 
 

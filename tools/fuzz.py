@@ -16,7 +16,8 @@ from garbage_clf.bins import read_rules
 from garbage_clf.cache import cache_dir
 from garbage_clf.core import WorkbookError, log
 from garbage_clf.data.corrections import correct, read_corrections
-from garbage_clf.data.facts import DATABASE, photo_facts, read_facts
+from garbage_clf.data.fact_store import DATABASE
+from garbage_clf.data.facts import photo_facts, read_facts
 from garbage_clf.data.images import load_image
 from garbage_clf.data.read import read_items
 from garbage_clf.data.sample import sample_items

@@ -17,12 +17,13 @@ from ..escape import safe_csv, visible
 from .audit_page import audit_page
 from .corrections import CORRECTIONS
 from .duplicates import duplicate_groups, near_pairs
-from .facts import photo_facts
+from .facts import HASHES, photo_facts
 from .findings import (
-    BROKEN, LEVELS, Finding, check_copies, check_files, check_overlap, check_photos)
+    BROKEN, LEVELS, Finding, check_copies, check_files, check_overlap)
 from .items import short_name
 from .label_checks import check_labels, check_splits, label_spelling
 from .leakage import check_target_leakage
+from .oddities import check_photos
 from .source_checks import check_sources
 from .splits import leaked_items
 from .text_checks import check_texts
@@ -53,7 +54,7 @@ class Audit:
     "What was found in some items"
     def __init__(self,
         items:pd.DataFrame, # With groups
-        facts:pd.DataFrame, # From `photo_facts`: one row a photo, with size, contrast, hashes, or why it cannot be read
+        facts:pd.DataFrame, # From `photo_facts`: one row a photo, with size, contrast, or why it cannot be read
         pairs:pd.DataFrame, # Photos that may be duplicates, with their similarity
         findings:list[Finding] # Worst first
     ):
@@ -98,6 +99,7 @@ def audit(
     items = items.reset_index(drop=True)
     facts = photo_facts(items)
     pairs = near_pairs(facts)
+    facts = facts.drop(columns=HASHES) # Half of their memory
     items = items.assign(group=duplicate_groups(items, facts, pairs))
     found = check_files(items, facts) + check_copies(items, facts, pairs) + check_overlap(items)
     found += check_labels(items) + check_splits(items) + check_target_leakage(items, facts)

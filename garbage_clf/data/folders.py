@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core import WorkbookError, log
 from .filenames import add_names
-from .find import find_photos, has_photos, log_left_out, subfolders, text_names
+from .find import has_photos, log_left_out, photo_paths, subfolders, text_names
 from .items import split_of, to_items
 from .photo_files import PHOTO_ENDINGS
 from .split_names import check_part_names, class_and_part
@@ -41,19 +41,26 @@ def _log_deeper(classes):
             'the folder that holds them', c.name, deeper[0].name, c.name)
 
 # %% ../../nbs/105_data.folders.ipynb #a31f766b
+def _photo_rows(folder, label, split=None):
+    "A row for each photo of a folder at any depth"
+    photos = text_names(photo_paths(folder))
+    rows = dict(image=pd.array(photos, 'string'))
+    for name,value in (('label',label),('split',split)): rows[name] = pd.array([value], 'string').repeat(len(photos))
+    return pd.DataFrame(rows)
+
+def _joined(tables): return pd.concat([pd.DataFrame(columns=['image','label','split'], dtype='string'), *tables], ignore_index=True)
+
 def _class_rows(folder, split=None):
     "A row for each photo of a folder whose sub-folders are classes"
-    rows,empty,classes = [],[],_class_folders(folder)
-    for c in classes:
-        photos = text_names(find_photos(c))
-        rows += [dict(image=str(p), label=c.name, split=split) for p in photos]
-        if not photos: empty.append(c.name)
+    classes = _class_folders(folder)
+    tables = [_photo_rows(c, c.name, split) for c in classes]
+    empty = [c.name for c,t in zip(classes, tables) if not len(t)]
     twice = [c.name for c in classes if [d.name.strip() for d in classes].count(c.name.strip())>1]
     if twice: log.warning('%s: %s are read as one class', folder, ' and '.join(map(repr, twice)))
     if empty: log.warning('%s: no photos in %s, so no class', folder, ', '.join(empty))
     for c in _double_links(folder): log.warning('%s is a link to another folder that is read: left out', c)
     _log_deeper(classes)
-    return rows
+    return _joined(tables)
 
 # %% ../../nbs/105_data.folders.ipynb #50c63994
 def _endings(): return ' '.join(sorted(PHOTO_ENDINGS))
@@ -104,25 +111,25 @@ def _nested_rows(found):
     inner = {d: {c.name for c in _photo_folders(d)} for d in found}
     names = {c for c,_ in found.values()}
     other = {c: set().union(*(inner[d] for d in found if found[d][0]!=c)) for c in names}
-    if not all(inner.values()) or len(names)>1 and not all(inner[d]&other[found[d][0]] for d in found): return []
-    rows = []
+    if not all(inner.values()) or len(names)>1 and not all(inner[d]&other[found[d][0]] for d in found): return _joined([])
+    tables = []
     for d,part in _unwrap({d: part for d,(_,part) in found.items()}).items():
         source = class_and_part(d.name) or found.get(d.parent)
-        rows += [dict(row, source=source[0]) for row in _class_rows(d, part)]
-    return rows
+        tables.append(_class_rows(d, part).assign(source=source[0]))
+    return _joined(tables)
 
 def _flat_rows(folders):
     "Rows of folders whose names say class and part; none where they do not"
     found = _named_parts(folders)
     if not found:
         check_part_names([d.name for d in folders])
-        return []
+        return _joined([])
     rows = _nested_rows(found)
-    what = 'source' if rows else 'class'
+    what = 'source' if len(rows) else 'class'
     log.warning('read as the split: %s', ', '.join(f'{d.name} ({what} {c}, {part})' for d,(c,part) in found.items()))
-    if rows: return rows
+    if len(rows): return rows
     _log_deeper(found)
-    return [dict(image=str(p), label=c, split=part) for d,(c,part) in found.items() for p in text_names(find_photos(d))]
+    return _joined(_photo_rows(d, c, part) for d,(c,part) in found.items())
 
 def _check_folds(folders):
     "Refuse the folds of a cross-validation"
@@ -137,7 +144,7 @@ def _inner_rows(folder):
     classes = _photo_folders(folder)
     _check_folds(classes)
     flat = _flat_rows(classes)
-    if flat: return flat
+    if len(flat): return flat
     inner = {d: p for c in classes for d in subfolders(c) if (p := split_of(d.name)) and has_photos(d)}
     divided = {d.parent for d in inner}
     if not inner: return _class_rows(folder)
@@ -149,10 +156,9 @@ def _inner_rows(folder):
         ', '.join(sorted({f'{d.name} ({part})' for d,part in inner.items()})))
     if all(_photo_folders(d) for d in inner):
         log.warning('those hold the classes, and %s are none', ', '.join(sorted(d.name for d in divided)))
-        return [row for d,part in inner.items() for row in _class_rows(d, part)]
+        return _joined(_class_rows(d, part) for d,part in inner.items())
     _log_deeper(inner)
-    return [dict(image=str(p), label=d.parent.name, split=part)
-        for d,part in inner.items() for p in text_names(find_photos(d))]
+    return _joined(_photo_rows(d, d.parent.name, part) for d,part in inner.items())
 
 # %% ../../nbs/105_data.folders.ipynb #455c82f1
 def from_folder(
@@ -163,14 +169,14 @@ def from_folder(
     folder = Path(os.path.abspath(folder)) # Without `..`
     if not folder.is_dir(): raise WorkbookError(f'no folder {folder}: check the path')
     parts = _unwrap(_parts(folder))
-    rows = [row for d,part in parts.items() for row in _class_rows(d, part)] if parts else _inner_rows(folder)
-    if not rows and parts:
+    rows = _joined(_class_rows(d, part) for d,part in parts.items()) if parts else _inner_rows(folder)
+    if not len(rows) and parts:
         raise WorkbookError(f'{min(parts).name} in {folder} holds photos and no class folders: put them into one for '
             'each class')
-    if not rows:
+    if not len(rows):
         raise WorkbookError(f'no photos in {folder}: it should hold one folder for each class, with photos '
             f'({_endings()}) inside')
-    log_left_out(folder, [r['image'] for r in rows])
+    log_left_out(folder, rows.image)
     items = to_items(rows)
     return add_names(items) if names else items
 
@@ -181,8 +187,8 @@ def from_photos(
 )->pd.DataFrame: # Items without labels
     "Items from photos that nobody has labelled"
     folder = Path(os.path.abspath(folder))
-    photos = text_names(find_photos(folder))
+    photos = text_names(photo_paths(folder))
     if not photos: raise WorkbookError(f'no photos in {folder}: it should hold some ({_endings()})')
     log_left_out(folder, photos)
-    items = to_items(dict(image=[str(p) for p in photos]))
+    items = to_items(dict(image=pd.array(photos, 'string')))
     return add_names(items) if names else items

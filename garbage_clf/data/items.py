@@ -57,24 +57,44 @@ def _check_values(df):
         kind = type(odd[0]).__name__
         raise WorkbookError(f'{len(odd)} of {len(df)} values of {c} are of type {kind} and no text: {advice}')
 
+def _strings(column):
+    "A column as strings; whole numbers stay whole, to the last digit"
+    if isinstance(column.dtype, pd.StringDtype): return column.astype('string')
+    if column.dtype==object: column = column.map(lambda v: str(v) if type(v) is int else v)
+    return column.convert_dtypes().astype('string')
+
+def _each_value(column, change):
+    "A column with every different value changed, once"
+    code,values = pd.factorize(column)
+    changed = change(pd.Series(values, dtype='string'))
+    return pd.Series(changed.array.take(code, allow_fill=True), column.index)
+
+def _plain_name(names): return names.str.strip()
+def _plain_label(names): return names.str.strip().str.normalize('NFC').str.replace(INVISIBLE, '', regex=True)
+
+def _parts(names):
+    "Names of parts of a split as train, valid and test"
+    parts = {s: split_of(s) for s in names.unique()}
+    unknown = sorted(s for s,part in parts.items() if part is None)
+    if unknown: raise WorkbookError(f'split {unknown[0]!r} is not known: use train, valid and test')
+    return names.map(parts).astype('string')
+
 def to_items(
     rows # Anything `pd.DataFrame` takes, with some of `COLUMNS`
 )->pd.DataFrame: # All of `COLUMNS` in order, as strings or NA; then whatever other columns there are
     "Bring rows into the form that everything else expects"
     df = pd.DataFrame(rows).reset_index(drop=True)
     _check_values(df)
-    own = df.reindex(columns=COLUMNS)
-    for c in own.columns[own.dtypes==object]: own[c] = own[c].map(lambda v: str(v) if type(v) is int else v) # To the last digit
-    own = own.convert_dtypes().astype('string') # Whole numbers stay whole
-    for column in ('label','split','source'): own[column] = own[column].str.strip()
-    own['label'] = own.label.str.normalize('NFC').str.replace(INVISIBLE, '', regex=True)
-    own['text'] = own.text.str.replace('\r\n?', '\n', regex=True)
-    own = own.replace(r'^\s*$', pd.NA, regex=True)
-    parts = {s: split_of(s) for s in own.split.dropna().unique()}
-    unknown = sorted(s for s,part in parts.items() if part is None)
-    if unknown: raise WorkbookError(f'split {unknown[0]!r} is not known: use train, valid and test')
-    own['split'] = own.split.map(parts).astype('string')
-    return own.join(df.drop(columns=COLUMNS, errors='ignore'))
+    nothing = pd.Series(pd.array([pd.NA], 'string').repeat(len(df))) # One for all columns that are missing
+    own = {c: _strings(df[c]) if c in df else nothing for c in COLUMNS}
+    for column in ('label','split','source'):
+        own[column] = _each_value(own[column], _plain_label if column=='label' else _plain_name)
+    own['text'] = own['text'].str.replace('\r\n?', '\n', regex=True)
+    for c in COLUMNS: own[c] = own[c].mask(own[c].str.strip()=='')
+    own['split'] = _each_value(own['split'], _parts)
+    others = df.drop(columns=COLUMNS, errors='ignore')
+    own = pd.DataFrame(own, copy=False)
+    return own.join(others) if len(others.columns) else own
 
 # %% ../../nbs/100_data.items.ipynb #b0de2c65
 def short_name(

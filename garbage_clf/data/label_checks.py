@@ -40,12 +40,13 @@ def _missing_labels(items):
 def _impossible_classes(d):
     "Findings about spellings, a single class, and classes that cannot be divided"
     found = []
-    several = d[d.label.groupby(label_spelling(d.label)).transform('nunique')>1]
+    labels = pd.Series(d.label.unique())
+    several = d[d.label.isin(labels[label_spelling(labels).duplicated(keep=False)])]
     if len(several):
         message = 'labels that differ only in case, spaces or hyphens: decide for one'
         found.append(Finding('error', 'one class, several spellings', len(several), message, label_counts(several)))
-    own = d.index.to_series().astype(str)
-    n_groups = d.group.fillna(own).groupby(d.label).nunique()
+    by_label = d.group.groupby(d.label)
+    n_groups = by_label.nunique()+by_label.size()-by_label.count() # Items without a group are one each
     if len(n_groups)==1:
         message = 'a classifier needs at least two'
         found.append(Finding('error', 'one class', len(d), message, label_counts(d)))
@@ -76,7 +77,7 @@ def check_labels(
     items:pd.DataFrame # Items, with groups
 )->list[Finding]:
     "Labels that are missing or spelt twice, classes that are too small or of unequal size"
-    d = items[items.label.notna()]
+    d = items.loc[items.label.notna(), ['label','group']]
     if not len(d):
         message = 'nothing can be trained or evaluated on these, only predicted'
         return [Finding('note', 'no labels', len(items), message, items[:0])]
@@ -128,7 +129,7 @@ def check_splits(
 )->list[Finding]:
     "Splits that are incomplete, lack a class, have few test items, or differ more than by chance"
     from scipy.stats import chi2_contingency
-    d = items[items.split.notna() & items.label.notna()]
+    d = items.loc[items.split.notna() & items.label.notna(), ['label','split']]
     if not len(d): return []
     counts = pd.crosstab(d.label, d.split)
     found = _missing_parts(items, len(d), counts.columns) + _missing_classes(counts) + _few_test_items(counts)

@@ -7,7 +7,6 @@ __all__ = ['predicted_by', 'check_target_leakage']
 
 # %% ../../nbs/146_data.leakage.ipynb #b0a874f0
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ import pandas as pd
 from .duplicates import plain_words
 from .findings import Finding, item_rows
 from .items import COLUMNS
+from .oddities import file_endings, photo_sizes
 from ..metrics import wilson
 
 # %% ../../nbs/146_data.leakage.ipynb #000bbc47
@@ -64,11 +64,8 @@ def _candidates(items, facts):
     "Name to values of whatever is no part of an item and may predict its label"
     others = [c for c in items.columns if c=='source' or c not in [*COLUMNS,'label_idx']]
     found = {f'column {c}': _plain_values(items[c]) for c in others}
-    f = facts[facts.error.isna()].reindex(items.index)
-    found['photo size'] = f.width.astype('string')+' x '+f.height.astype('string')
-    found['photo format'] = f.format
-    found['photo colour mode'] = f['mode']
-    found['photo ending'] = items.image.map(lambda p: Path(p).suffix, na_action='ignore')
+    photos = {'size': photo_sizes(facts), 'format': facts.format, 'colour mode': facts['mode'], 'ending': file_endings(facts.image)}
+    for name,values in photos.items(): found[f'photo {name}'] = values.reindex(items.index)
     return found
 
 # %% ../../nbs/146_data.leakage.ipynb #6bf117ae
@@ -110,10 +107,11 @@ def check_target_leakage(
     facts:pd.DataFrame # Of their photos, from `photo_facts`
 )->list[Finding]:
     "What predicts the label without being a part of the item"
-    d = items[items.label.notna()]
-    if d.label.nunique()<2 or len(d)<20: return []
+    labels = items.label.dropna()
+    if labels.nunique()<2 or len(labels)<20: return []
     found = []
     for name,values in _candidates(items, facts).items():
-        values = values[d.index]
-        if values.nunique(dropna=False)>1: found += _column_finding(name, values, d.label)
-    return found + _named_in_text(d)
+        values = values[labels.index]
+        if values.nunique(dropna=False)>1: found += _column_finding(name, values, labels)
+    if items.text.notna().any(): found += _named_in_text(items[items.label.notna()])
+    return found
