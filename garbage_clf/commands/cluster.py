@@ -10,7 +10,8 @@ from pathlib import Path
 
 from .options import OUT_RUN, SLURM, Option, command, optional, to_words
 from .show import print_table, show
-from .train import LOGS, RESUME, check_outside, recipe_of, run_path, train
+from .recipe_options import recipe_of
+from .train import LOGS, RESUME, check_outside, run_path, train
 from ..core import WorkbookError, write_text
 
 # %% ../../nbs/531_commands.cluster.ipynb #cce185bf

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from .options import DATA, DATA_OPTIONS, DEVICE, KEEP_LABELS, SLURM, Option, command, read_args
 from .show import print_table, show
-from .train import FIELD_OPTIONS, LOGS, RECIPE_OPTIONS, check_outside, recipe_of, recipe_values
+from .recipe_options import FIELD_OPTIONS, RECIPE_OPTIONS, recipe_of, recipe_values
+from .train import LOGS, check_outside
 from ..core import WorkbookError, log
 
 # %% ../../nbs/535_commands.experiments.ipynb #79713c19
