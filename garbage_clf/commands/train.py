@@ -86,6 +86,7 @@ def _items_to_train(args):
     items.attrs |= dict(keep_labels=args.keep_labels, rules=rules)
     return items
 
+# %% ../../nbs/530_commands.train.ipynb #4642b62e
 def _train_and_report(args, recipe, items, out):
     "A finished run with its report; None in a process that only helps"
     from garbage_clf.analysis.report import report
