@@ -3068,6 +3068,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'garbage_clf/train/slurm.py'),
                                          'garbage_clf.train.slurm.SlurmExecutor.batch': ( 'train.slurm.html#slurmexecutor.batch',
                                                                                           'garbage_clf/train/slurm.py'),
+                                         'garbage_clf.train.slurm.SlurmExecutor.states': ( 'train.slurm.html#slurmexecutor.states',
+                                                                                           'garbage_clf/train/slurm.py'),
                                          'garbage_clf.train.slurm.SlurmExecutor.submit': ( 'train.slurm.html#slurmexecutor.submit',
                                                                                            'garbage_clf/train/slurm.py'),
                                          'garbage_clf.train.slurm.SlurmJob': ('train.slurm.html#slurmjob', 'garbage_clf/train/slurm.py'),

@@ -16,6 +16,7 @@ from .experiment import experiment_items, finish_run, in_fold, open_experiment
 from .recipe_tables import recipe_table
 from ..core import WorkbookError
 from ..train.fan_out import fan_out
+from ..train.job_table import record_job
 from ..train.recipe import Recipe
 from ..train.recipes import get_recipe
 from ..train.run import Run
@@ -100,7 +101,9 @@ def sweep(
     with locked_folder(out):
         open_experiment(out, items, recipes, k)
         calls = {name: (out/name,recipe,fold,device) for name,(_,recipe,fold) in jobs.items()}
-        return fan_out(sweep_run, calls, executor, run_words)
+        def note(name, job): # For the table of Slurm jobs
+            if hasattr(executor, 'folder'): record_job(executor.folder, job.id, out/name)
+        return fan_out(sweep_run, calls, executor, run_words, note)
 
 # %% ../../nbs/446_analysis.sweep.ipynb #bd19f9f5
 def sweep_table(

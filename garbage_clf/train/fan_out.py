@@ -159,12 +159,14 @@ def fan_out(
     function, # Called with the arguments of each job; it must be importable
     jobs:dict[str,tuple], # Name to arguments
     executor, # From `local_executor`, or anything with `submit`, and perhaps `batch`
-    say=str # From a result to words for the log
+    say=str, # From a result to words for the log
+    started=None # Called with the name and the future of each job, when all are submitted
 )->tuple[dict,dict]: # Name to result, and name to error as text
     "Run a function over jobs, with one log line as each finishes"
     outcomes = {}
     with getattr(executor, 'batch', nullcontext)():
         futures = {name: executor.submit(_guarded, function, *args) for name,args in jobs.items()}
+    for name in futures if started else (): started(name, futures[name])
     try:
         for i,name in enumerate(_finished(dict(futures)), 1):
             ok,value = outcomes[name] = _outcome(futures[name])
