@@ -86,8 +86,11 @@ def adapt(
     from garbage_clf.analysis.report import report
     _check_words(args)
     out = Path(args.out or new_run_path(f'{Path(args.run).name}-adapted'))
-    check_outside(out, args.data)
-    run = _adapt_run(args, read_args(args) if args.data else None, out)
+    items = None
+    if args.data:
+        check_outside(out, args.data)
+        items = read_args(args)
+    run = _adapt_run(args, items, out)
     page = report(run)
     _print_cost(run.metrics)
     show(f'\nrun     {run.path}\nreport  {page}')
