@@ -77,7 +77,8 @@ def adapted_table(
 
 def _old_items(run, results):
     "What it cost the old test photos; nothing where there are none"
-    if not (run.path/'items.csv').exists(): return {}
+    listed = all((run.path/name).exists() for name in ('items.csv','evaluation_results.csv'))
+    if not listed: return {} # A published model
     before = run.results[run.results.split=='test'].drop_duplicates('image').set_index('image')
     after = results[(results.split=='test') & results.image.isin(before.index)]
     if not len(after): return {}
