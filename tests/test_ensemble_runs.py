@@ -79,6 +79,7 @@ def test_other_sizes_are_refused(photos, items, tmp_path):
 
 def test_one_run_or_the_same_twice(words, tmp_path):
     with pytest.raises(WorkbookError, match='at least two runs'): check_members(open_members([words[0].path]*2))
+    with pytest.raises(WorkbookError, match='at most 100 runs'): check_members(words*51)
     shutil.copytree(words[0].path, tmp_path/'copy')
     with pytest.raises(WorkbookError, match='are the same model'): check_members([words[0],Run(tmp_path/'copy')])
 
