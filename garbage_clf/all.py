@@ -8,8 +8,8 @@ __all__ = ['add_parameters', 'WorkbookError', 'Recipe', 'RECIPES', 'Run', 'Searc
            'correct', 'cost_table', 'create_app', 'cross_validate', 'differences', 'ensemble_table', 'evaluate',
            'explore', 'first_right', 'fold_summary', 'group_sentences', 'group_table', 'export_model', 'export_weights',
            'faithfulness', 'find_lr', 'fine_tune', 'fit', 'folds', 'from_folder', 'from_photos', 'from_table',
-           'get_recipe', 'item_features', 'job_table', 'join', 'label_errors', 'label_photos', 'leaderboard',
-           'load_model', 'local_executor', 'make_ensemble', 'measure', 'metrics_line', 'metrics_table',
+           'get_recipe', 'go_on', 'go_on_recipe', 'item_features', 'job_table', 'join', 'label_errors', 'label_photos',
+           'leaderboard', 'load_model', 'local_executor', 'make_ensemble', 'measure', 'metrics_line', 'metrics_table',
            'modality_table', 'montage', 'most_confused', 'occlusion', 'open_export', 'open_runs', 'overlap_table',
            'pair_table', 'paired_test', 'plot_groups', 'plot_runs', 'run_decisions', 'runs_table', 'scores_by_split',
            'plot_balance', 'plot_confusion', 'plot_curves', 'plot_explanations', 'plot_gallery', 'plot_occlusion',
@@ -68,6 +68,7 @@ from .train.fan_out import local_executor
 from .train.fine_tune import fine_tune
 from .train.evaluate import evaluate
 from .train.find_lr import find_lr
+from .train.go_on import go_on, go_on_recipe
 from .train.fit import fit, resume_fit
 from .train.job_table import job_table
 from .train.own import register_augmentation
@@ -129,7 +130,7 @@ _all_ = [
     'broken', 'change', 'class_colors', 'classification_metrics', 'confusion_matrix', 'correct', 'cost_table',
     'create_app', 'cross_validate', 'differences', 'ensemble_table', 'evaluate', 'explore', 'first_right',
     'fold_summary', 'group_sentences', 'group_table', 'export_model', 'export_weights', 'faithfulness', 'find_lr', 'fine_tune',
-    'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'item_features', 'job_table', 'join',
+    'fit', 'folds', 'from_folder', 'from_photos', 'from_table', 'get_recipe', 'go_on', 'go_on_recipe', 'item_features', 'job_table', 'join',
     'label_errors', 'label_photos', 'leaderboard', 'load_model', 'local_executor', 'make_ensemble', 'measure', 'metrics_line',
     'metrics_table', 'modality_table', 'montage', 'most_confused', 'occlusion', 'open_export', 'open_runs', 'overlap_table', 'pair_table', 'paired_test',
     'plot_groups', 'plot_runs', 'run_decisions', 'runs_table', 'scores_by_split', 'plot_balance',

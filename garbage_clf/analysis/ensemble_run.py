@@ -51,6 +51,7 @@ def check_members(
 ):
     "An error of one line if an ensemble cannot be made of these runs"
     if len(runs)<2: raise WorkbookError('an ensemble takes at least two runs')
+    if len(runs)>100: raise WorkbookError(f'an ensemble takes at most 100 runs, and these are {len(runs)}')
     names = run_names(runs)
     for name,run in zip(names, runs):
         if run.recipe.members>1: raise WorkbookError(f'{name} is an ensemble: name its members instead')

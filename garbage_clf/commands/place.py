@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from .data import new_csv
-from .options import DATA, DATA_OPTIONS, DEVICE, RUN, Option, command, read_args
+from .options import DATA, DATA_OPTIONS, DEVICE, RUN, Option, command, optional, read_args
 from .show import print_table, show
 from .train import check_outside, new_run_path
 from ..core import WorkbookError
@@ -44,24 +44,54 @@ def suggest(
     show(f'\n{len(table)} photos in {out}: fill in the column label, then {_next_command(args.run, out)}')
 
 # %% ../../nbs/533_commands.place.ipynb #c6e5360b
+def _adapt_run(args, items, out):
+    "The adapted run, in one of three ways"
+    from garbage_clf.train.adapt import adapt as fit_head
+    from garbage_clf.train.fine_tune import fine_tune
+    from garbage_clf.train.go_on import go_on, go_on_recipe
+    from garbage_clf.use.builtin import find_run
+    run = find_run(args.run)
+    if args.fine_tune: return fine_tune(run, items, out, args.device, args.epochs or 5)
+    if args.epochs is None: return fit_head(run, items, out, args.device)
+    return go_on(run, out, items, go_on_recipe(run, args.epochs, args.lr), args.device)
+
+def _check_words(args):
+    "Refuse words that do not go together"
+    if args.epochs is not None and args.epochs<1: raise WorkbookError(f'--epochs {args.epochs}: give 1 or more')
+    if args.lr is not None and (args.epochs is None or args.fine_tune):
+        raise WorkbookError('--lr goes with --epochs, and not with --fine-tune')
+    if not args.data and (args.epochs is None or args.fine_tune):
+        raise WorkbookError('no data: give labelled photos, or --epochs alone to train on the items of the run')
+
+def _print_cost(metrics):
+    "What was gained, and what it cost the old classes"
+    from garbage_clf.train.adapt import adapted_table
+    from garbage_clf.train.old_items import old_items_sentence, recall_table
+    print_table(adapted_table(metrics), index=True)
+    if 'old_items' not in metrics: return
+    show(f'\n{old_items_sentence(metrics["old_items"])}\nrecall of each old class:')
+    print_table(recall_table(metrics['old_items']), index=True)
+
 @command(
-    RUN, DATA, DEVICE, Option('--out', 'Folder of the new run (default: a new one under runs/)'),
+    RUN, optional(DATA, 'may be missing with --epochs'), DEVICE,
+    Option('--out', 'Folder of the new run (default: a new one under runs/)'),
+    Option('--epochs', 'Train further from the weights of the run, for so many passes over old and new items', int),
+    Option('--lr', "Highest learning rate of these epochs (default: a tenth of the run's)", float),
     Option('--fine-tune', 'Train the backbone further: for photos with texts, or with many new photos', default=False),
     *DATA_OPTIONS, verbose=True)
 def adapt(
     args # Parsed arguments
 ):
-    "Fit a run to the photos of another place, in seconds"
+    "Fit a run to the photos of another place in seconds, or go on with its training"
     from garbage_clf.analysis.report import report
-    from garbage_clf.train.adapt import adapt as fit_head, adapted_table
-    from garbage_clf.train.fine_tune import fine_tune
-    from garbage_clf.use.builtin import find_run
+    _check_words(args)
     out = Path(args.out or new_run_path(f'{Path(args.run).name}-adapted'))
-    check_outside(out, args.data)
-    items = read_args(args)
-    adapt_run = fine_tune if args.fine_tune else fit_head
-    run = adapt_run(find_run(args.run), items, out, args.device)
+    items = None
+    if args.data:
+        check_outside(out, args.data)
+        items = read_args(args)
+    run = _adapt_run(args, items, out)
     page = report(run)
-    print_table(adapted_table(run.metrics), index=True)
+    _print_cost(run.metrics)
     show(f'\nrun     {run.path}\nreport  {page}')
     return run

@@ -21,6 +21,7 @@ from ..metrics import accuracy_metrics
 from .checksums import add_figures
 from .known import head_features, known_items, new_items, relabelled
 from .new_head import Adaptation, adapted_recipe, adapted_task, evaluate_adapted, first_of_groups
+from .old_items import old_items_figures
 from .outputs import network_outputs
 from .run import Run, load_model
 from .run_folder import locked_folder, new_folder
@@ -73,6 +74,16 @@ def adapted_table(
         row = dict(photos=after['n'], before=before.get('accuracy'), after=after['accuracy'])
         rows[name] = dict(row, low=low, high=high)
     return pd.DataFrame.from_dict(rows, orient='index').round(3)
+
+def _old_items(run, results):
+    "What it cost the old test photos; nothing where there are none"
+    listed = all((run.path/name).exists() for name in ('items.csv','evaluation_results.csv'))
+    if not listed: return {} # A published model
+    before = run.results[run.results.split=='test'].drop_duplicates('image').set_index('image')
+    after = results[(results.split=='test') & results.image.isin(before.index)]
+    if not len(after): return {}
+    figures = old_items_figures(after.actual, before.predicted.loc[after.image], after.predicted)
+    return dict(old_items=figures)
 
 # %% ../../nbs/392_train.adapt.ipynb #985309c5
 def _check_new_labels(run, labels):
@@ -137,6 +148,7 @@ def adapt(
         evaluation = evaluate_adapted(task, parts)
         seconds = dict(fit=round(time.perf_counter()-start, 2))
         write_run(folder, task, _stats(task, parts, evaluation.results), evaluation, seconds)
-        add_figures(Run(folder), adapted=adapted_figures(run, model.cpu(), parts, evaluation.results))
+        figures = adapted_figures(run, model.cpu(), parts, evaluation.results)
+        add_figures(Run(folder), adapted=figures, **_old_items(run, evaluation.results))
         log.info('written to %s', folder)
     return Run(folder)

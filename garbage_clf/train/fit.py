@@ -167,6 +167,8 @@ def _run_steps(items, recipe, out, device, cbs):
     with first_alone():
         items = prepare_items(items, modalities(recipe))
         task = build_task(items, recipe, device)
+        for cb in cbs:
+            if hasattr(cb, 'after_build'): cb.after_build(task) # Before features are extracted
         task = encode_task(task)
     check_space(out, task)
     timer.lap('load')

@@ -39,6 +39,7 @@ def adapted_recipe(
 )->Recipe: # Of an adapted one
     "A linear head on the backbone of a run"
     r = run.recipe
+    if r.members>1: raise WorkbookError(f'{run.path} is an ensemble: adapt its members, and make an ensemble of those')
     if run.labels['modalities']!=['image'] or r.model in FROM_SCRATCH:
         raise WorkbookError(f'{run.path} cannot be adapted: give a run that takes photos alone, with a pretrained '
             'backbone, or choose --fine-tune')
