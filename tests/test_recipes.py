@@ -48,7 +48,6 @@ def expected_files(recipe, bert):
     files = set(FILES)
     if recipe.text: files.add('tokenizer.json')
     if recipe.text==bert: files.add('text_config.json')
-    if recipe.text=='tfidf': files.remove('last') # Fitted in one go
     return files
 
 def check_files(run, recipe, bert):

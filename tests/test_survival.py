@@ -69,7 +69,7 @@ def test_a_disk_that_is_really_full(items, straight, tmp_path):
     finally: subprocess.run(['umount','-l',small])
 
 def test_killed_at_random_moments():
-    table = run(4, None, seed=1, names=['words'])
+    table = run(2, None, seed=1, names=['words'])
     assert table.same.all() and not table.lost_epochs.any(), table
 
 def test_last_goes_when_the_run_is_finished(items, tmp_path):
