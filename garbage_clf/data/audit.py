@@ -14,6 +14,7 @@ from fastcore.basics import patch
 
 from ..core import WorkbookError, log, write_json, write_text
 from ..escape import safe_csv, visible
+from ..memory import return_freed_memory
 from .audit_page import audit_page
 from .corrections import CORRECTIONS
 from .duplicates import duplicate_groups, near_pairs
@@ -98,9 +99,11 @@ def audit(
     "Check items for everything that makes figures wrong"
     items = items.reset_index(drop=True)
     facts = photo_facts(items)
+    return_freed_memory()
     pairs = near_pairs(facts)
     facts = facts.drop(columns=HASHES) # Half of their memory
     items = items.assign(group=duplicate_groups(items, facts, pairs))
+    return_freed_memory()
     found = check_files(items, facts) + check_copies(items, facts, pairs) + check_overlap(items)
     found += check_labels(items) + check_splits(items) + check_target_leakage(items, facts)
     found += check_sources(items, pairs) + check_texts(items) + check_photos(items, facts)

@@ -70,7 +70,7 @@ PAIRS = dict(a='int64', b='int64', bits='uint8', orientation='object', similarit
 def _comparable(facts):
     "Positions of photos that can be compared, one of each set of copies"
     good = (facts.error.isna() & (facts.contrast>=PLAIN_CONTRAST)).to_numpy()
-    return np.flatnonzero(good & (first_copies(facts.digest)==np.arange(len(facts))))
+    return np.flatnonzero(good & (first_copies(facts.digest)==np.arange(len(facts)))).astype('int32')
 
 def near_pairs(
     facts:pd.DataFrame, # From `photo_facts`
@@ -79,7 +79,7 @@ def near_pairs(
     "Pairs of different files that may show the same thing"
     places = _comparable(facts)
     if len(places)<2: return pd.DataFrame({c: pd.Series(dtype=kind) for c,kind in PAIRS.items()})
-    df = candidates([facts[c].to_numpy()[places] for c in HASHES])
+    df = candidates(facts[c].to_numpy()[places] for c in HASHES)
     df = df.assign(a=places[df.a], b=places[df.b])
     df['similarity'] = _pair_similarity(df, facts[['image','digest']])
     names = np.array(list(ORIENTATIONS), object)
