@@ -53,10 +53,12 @@ def first_copies(
     return out
 
 # %% ../../nbs/130_data.duplicates.ipynb #15f61767
-def _pair_similarity(df, photos, chunk_size=512):
+def _pair_similarity(df, photos, chunk_size=128):
     "Similarity of each candidate, the second photo in the orientation of its hash"
     result = np.zeros(len(df))
-    def thumbs(positions): return thumbnails(photos.iloc[positions], store)
+    used = np.unique(df[['a','b']])
+    photos = photos.iloc[used]
+    def thumbs(positions): return thumbnails(photos.iloc[np.searchsorted(used, positions)], store)
     with closing(FactStore()) as store:
         for k,orient in enumerate(ORIENTATIONS.values()):
             rows = np.where(df.orientation==k)[0]

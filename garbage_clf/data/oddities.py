@@ -87,6 +87,13 @@ def _oddity_masks(f, paths):
     return masks
 
 # %% ../../nbs/141_data.oddities.ipynb #62d3ef1a
+def _with_mode(sizes, modes):
+    "Sizes and colour modes as one category, such as '192 x 108 RGB'"
+    n = len(modes.cat.categories)
+    code,kinds = pd.factorize(sizes.cat.codes.astype('int32')*n+modes.cat.codes, sort=True)
+    names = [f'{sizes.cat.categories[k//n]} {modes.cat.categories[k%n]}' for k in kinds]
+    return pd.Series(pd.Categorical.from_codes(code, names), sizes.index)
+
 def check_photos(
     items:pd.DataFrame, # Items
     facts:pd.DataFrame # Of their photos, from `photo_facts`
@@ -98,7 +105,6 @@ def check_photos(
         level,kind,message = line.split(' | ')
         which = facts.loc[masks[kind].fillna(False).astype(bool) & good, ['width','height','mode']]
         if not len(which): continue
-        size = photo_sizes(which).astype('string')+' '+which['mode'].astype('string')
-        rows = item_rows(items, which.index, size=size.astype('category'))
+        rows = item_rows(items, which.index, size=_with_mode(photo_sizes(which), which['mode']))
         found.append(Finding(level, kind, len(which), message, rows))
     return found
