@@ -40,11 +40,13 @@ def first_copies(
     digest:pd.Series # From `photo_facts`
 )->np.ndarray: # N positions; its own for a photo that is there once, or has no digest
     "The position of the first photo with the same bytes"
-    raw = digest.array._pa_array.combine_chunks()
+    raw = digest.array._pa_array
+    raw = raw.chunk(0) if raw.num_chunks==1 else raw.combine_chunks() # A copy only where it has to be one
     whole = np.frombuffer(raw.buffers()[1], 'S32')[raw.offset:][:len(raw)] # N
     start = whole.view('uint64')[::4] # N
     order = np.argsort(start)
-    equal = np.flatnonzero(start[order[1:]]==start[order[:-1]])
+    start = start[order]
+    equal = np.flatnonzero(start[1:]==start[:-1])
     some = np.unique(np.concatenate([order[equal],order[equal+1]]))
     some = some[digest.iloc[some].notna().to_numpy()]
     _,first,which = np.unique(whole[some], return_index=True, return_inverse=True)
