@@ -1400,6 +1400,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'garbage_clf.data.items': { 'garbage_clf.data.items._check_values': ( 'data.items.html#_check_values',
                                                                                   'garbage_clf/data/items.py'),
                                         'garbage_clf.data.items._each_value': ('data.items.html#_each_value', 'garbage_clf/data/items.py'),
+                                        'garbage_clf.data.items._in_one_piece': ( 'data.items.html#_in_one_piece',
+                                                                                  'garbage_clf/data/items.py'),
                                         'garbage_clf.data.items._own_column': ('data.items.html#_own_column', 'garbage_clf/data/items.py'),
                                         'garbage_clf.data.items._parts': ('data.items.html#_parts', 'garbage_clf/data/items.py'),
                                         'garbage_clf.data.items._plain_label': ( 'data.items.html#_plain_label',

@@ -58,9 +58,7 @@ def first_copies(
 def _pair_similarity(df, photos, chunk_size=128):
     "Similarity of each candidate, the second photo in the orientation of its hash"
     result = np.zeros(len(df))
-    used = np.unique(df[['a','b']])
-    photos = photos.iloc[used]
-    def thumbs(positions): return thumbnails(photos.iloc[np.searchsorted(used, positions)], store)
+    def thumbs(positions): return thumbnails(photos.iloc[positions], store)
     with closing(FactStore()) as store:
         for k,orient in enumerate(ORIENTATIONS.values()):
             rows = np.where(df.orientation==k)[0]

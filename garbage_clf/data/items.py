@@ -11,6 +11,7 @@ import os, re, unicodedata
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from ..core import WorkbookError, log, write_text
 from ..escape import safe_csv
@@ -79,9 +80,15 @@ def _parts(names):
     if unknown: raise WorkbookError(f'split {unknown[0]!r} is not known: use train, valid and test')
     return names.map(parts).astype('string')
 
+def _in_one_piece(strings):
+    "A column whose tables have been put under each other, in one block of memory: rows are taken from it fast"
+    values = pa.array(strings.array)
+    if not isinstance(values, pa.ChunkedArray) or values.num_chunks<2: return strings
+    return pd.Series(pd.array(values.combine_chunks(), 'string'), strings.index)
+
 def _own_column(name, values):
     "One of `COLUMNS` as strings; without empty ones"
-    strings = _strings(values)
+    strings = _in_one_piece(_strings(values))
     if name=='text': strings = strings.str.replace('\r\n?', '\n', regex=True)
     if name in ('label','split','source'): strings = _each_value(strings, _plain_label if name=='label' else _plain_name)
     empty = strings.str.strip()==''

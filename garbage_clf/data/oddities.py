@@ -19,10 +19,11 @@ def photo_sizes(
     facts:pd.DataFrame # From `photo_facts`
 )->pd.Series: # Categories such as '192 x 108', missing for a photo that cannot be read
     "Width and height of each photo"
-    width,height = (facts[c].to_numpy('int64', na_value=0) for c in ('width','height'))
-    code,sizes = pd.factorize(width<<32|height)
+    size = facts.width.to_numpy('int64', na_value=0)<<32
+    size |= facts.height.to_numpy('int64', na_value=0)
+    code,sizes = pd.factorize(size)
     names = [f'{size>>32} x {size&0xffffffff}' for size in sizes.tolist()]
-    code = np.where(width>0, code, -1)
+    code[size==0] = -1
     return pd.Series(pd.Categorical.from_codes(code, names), facts.index).cat.remove_unused_categories()
 
 def file_endings(
