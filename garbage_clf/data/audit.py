@@ -14,12 +14,12 @@ from fastcore.basics import patch
 
 from ..core import WorkbookError, log, write_json, write_text
 from ..escape import safe_csv, visible
+from ..memory import return_freed_memory
 from .audit_page import audit_page
 from .corrections import CORRECTIONS
 from .duplicates import duplicate_groups, near_pairs
 from .facts import HASHES, photo_facts
-from .findings import (
-    BROKEN, LEVELS, Finding, check_copies, check_files, check_overlap)
+from .findings import BROKEN, LEVELS, Finding, check_copies, check_files, check_overlap
 from .items import short_name
 from .label_checks import check_labels, check_splits, label_spelling
 from .leakage import check_target_leakage
@@ -31,7 +31,7 @@ from .text_checks import check_texts
 # %% ../../nbs/150_data.audit.ipynb #829c3ba4
 def _from_root(paths, all_paths):
     "Paths relative to the folder that holds all photos"
-    folders = [os.path.dirname(os.path.abspath(p)) for p in all_paths.dropna()]
+    folders = {os.path.dirname(os.path.abspath(p)) for p in all_paths.dropna()}
     root = os.path.commonpath(folders or [''])
     if not root: return paths.astype('string')
     return paths.map(lambda p: Path(os.path.relpath(p, root)).as_posix(), na_action='ignore').astype('string')
@@ -92,18 +92,28 @@ class Audit:
     def _repr_html_(self): return audit_page(self, 6)
 
 # %% ../../nbs/150_data.audit.ipynb #f301c565
+def _checks(items, facts, pairs):
+    "What the checks find, a few at a time"
+    yield check_files(items, facts) + check_copies(items, facts, pairs)
+    yield check_overlap(items) + check_labels(items) + check_splits(items)
+    yield check_target_leakage(items, facts)
+    yield check_sources(items, pairs) + check_texts(items)
+    yield check_photos(items, facts)
+
 def audit(
     items:pd.DataFrame # Items from any source
 )->Audit: # Findings, errors first
     "Check items for everything that makes figures wrong"
-    items = items.reset_index(drop=True)
+    items,found = items.reset_index(drop=True),[]
     facts = photo_facts(items)
+    return_freed_memory()
     pairs = near_pairs(facts)
     facts = facts.drop(columns=HASHES) # Half of their memory
     items = items.assign(group=duplicate_groups(items, facts, pairs))
-    found = check_files(items, facts) + check_copies(items, facts, pairs) + check_overlap(items)
-    found += check_labels(items) + check_splits(items) + check_target_leakage(items, facts)
-    found += check_sources(items, pairs) + check_texts(items) + check_photos(items, facts)
+    return_freed_memory()
+    for some in _checks(items, facts, pairs):
+        found += some
+        return_freed_memory()
     return Audit(items, facts, pairs, sorted(found, key=lambda f: LEVELS.index(f.level)))
 
 # %% ../../nbs/150_data.audit.ipynb #6e021b06
@@ -158,11 +168,9 @@ def _drop_rows(result):
             rows += [(r.get('image'),r.get('text'),r.get('label'),'drop',f.kind) for r in f.rows.to_dict('records')]
         if f.kind=='identical, two labels': rows += _drop_both(f.rows)
         if f.kind=='identical': rows += _drop_copies(f.rows)
-    gone = [r[0] for r in rows]
-    left = result.items[result.items.image.notna() & ~result.items.image.isin(gone)]
+    left = result.items[result.items.image.notna() & ~result.items.image.isin([r[0] for r in rows])]
     for item in leaked_items(left).itertuples():
-        why = f'a near-duplicate is in a later part (group {item.group})'
-        rows.append((item.image,pd.NA,item.label,'drop',why))
+        rows.append((item.image,pd.NA,item.label,'drop',f'a near-duplicate is in a later part (group {item.group})'))
     return rows
 
 # %% ../../nbs/150_data.audit.ipynb #330c1c2a
@@ -178,8 +186,7 @@ def _spelling_rows(items):
         log.warning('no correction is proposed for %d items with a rare spelling of their class: other items with '
             'the same text have another class', disputed.sum())
     rare = rare[~disputed]
-    new = plain[rare.index].map(commonest)
-    return rare.assign(label=new, action='relabel', reason='spelt '+rare.label)[CORRECTIONS]
+    return rare.assign(label=plain[rare.index].map(commonest), action='relabel', reason='spelt '+rare.label)[CORRECTIONS]
 
 # %% ../../nbs/150_data.audit.ipynb #893b5f57
 @patch

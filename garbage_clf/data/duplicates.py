@@ -40,11 +40,13 @@ def first_copies(
     digest:pd.Series # From `photo_facts`
 )->np.ndarray: # N positions; its own for a photo that is there once, or has no digest
     "The position of the first photo with the same bytes"
-    raw = digest.array._pa_array.combine_chunks()
+    raw = digest.array._pa_array
+    raw = raw.chunk(0) if raw.num_chunks==1 else raw.combine_chunks() # A copy only where it has to be one
     whole = np.frombuffer(raw.buffers()[1], 'S32')[raw.offset:][:len(raw)] # N
     start = whole.view('uint64')[::4] # N
     order = np.argsort(start)
-    equal = np.flatnonzero(start[order[1:]]==start[order[:-1]])
+    start = start[order]
+    equal = np.flatnonzero(start[1:]==start[:-1])
     some = np.unique(np.concatenate([order[equal],order[equal+1]]))
     some = some[digest.iloc[some].notna().to_numpy()]
     _,first,which = np.unique(whole[some], return_index=True, return_inverse=True)
@@ -53,7 +55,7 @@ def first_copies(
     return out
 
 # %% ../../nbs/130_data.duplicates.ipynb #15f61767
-def _pair_similarity(df, photos, chunk_size=512):
+def _pair_similarity(df, photos, chunk_size=128):
     "Similarity of each candidate, the second photo in the orientation of its hash"
     result = np.zeros(len(df))
     def thumbs(positions): return thumbnails(photos.iloc[positions], store)
@@ -70,7 +72,7 @@ PAIRS = dict(a='int64', b='int64', bits='uint8', orientation='object', similarit
 def _comparable(facts):
     "Positions of photos that can be compared, one of each set of copies"
     good = (facts.error.isna() & (facts.contrast>=PLAIN_CONTRAST)).to_numpy()
-    return np.flatnonzero(good & (first_copies(facts.digest)==np.arange(len(facts))))
+    return np.flatnonzero(good & (first_copies(facts.digest)==np.arange(len(facts)))).astype('int32')
 
 def near_pairs(
     facts:pd.DataFrame, # From `photo_facts`
@@ -79,7 +81,7 @@ def near_pairs(
     "Pairs of different files that may show the same thing"
     places = _comparable(facts)
     if len(places)<2: return pd.DataFrame({c: pd.Series(dtype=kind) for c,kind in PAIRS.items()})
-    df = candidates([facts[c].to_numpy()[places] for c in HASHES])
+    df = candidates(facts[c].to_numpy()[places] for c in HASHES)
     df = df.assign(a=places[df.a], b=places[df.b])
     df['similarity'] = _pair_similarity(df, facts[['image','digest']])
     names = np.array(list(ORIENTATIONS), object)

@@ -155,8 +155,8 @@ class _Columns:
         for c,h in zip(HASHES, np.frombuffer(hashes, 'uint64')): self.values[c][i] = h
 
     def column(self, c):
-        "A column as a pandas array"
-        values,kind = self.values[c],FACTS.get(c)
+        "A column as a pandas array; it can be asked for once"
+        values,kind = self.values.pop(c),FACTS.get(c)
         if kind=='category': return pd.Categorical.from_codes(values, list(self.names[c]))
         if kind=='boolean': return pd.arrays.BooleanArray(values, self.missing.copy())
         return pd.arrays.IntegerArray(values, self.missing.copy()) if kind in ('Int32','UInt8') else values

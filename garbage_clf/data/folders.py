@@ -17,6 +17,7 @@ from .find import has_photos, log_left_out, photo_paths, subfolders, text_names
 from .items import split_of, to_items
 from .photo_files import PHOTO_ENDINGS
 from .split_names import check_part_names, class_and_part
+from ..memory import return_freed_memory
 
 # %% ../../nbs/105_data.folders.ipynb #6116a7ab
 def _double_links(folder):
@@ -178,6 +179,8 @@ def from_folder(
             f'({_endings()}) inside')
     log_left_out(folder, rows.image)
     items = to_items(rows)
+    del rows
+    return_freed_memory()
     return add_names(items) if names else items
 
 # %% ../../nbs/105_data.folders.ipynb #caa76991

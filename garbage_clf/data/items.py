@@ -11,6 +11,7 @@ import os, re, unicodedata
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from ..core import WorkbookError, log, write_text
 from ..escape import safe_csv
@@ -79,19 +80,29 @@ def _parts(names):
     if unknown: raise WorkbookError(f'split {unknown[0]!r} is not known: use train, valid and test')
     return names.map(parts).astype('string')
 
+def _in_one_piece(strings):
+    "A column whose tables have been put under each other, in one block of memory: rows are taken from it fast"
+    values = pa.array(strings.array)
+    if not isinstance(values, pa.ChunkedArray) or values.num_chunks<2: return strings
+    return pd.Series(pd.array(values.combine_chunks(), 'string'), strings.index)
+
+def _own_column(name, values):
+    "One of `COLUMNS` as strings; without empty ones"
+    strings = _in_one_piece(_strings(values))
+    if name=='text': strings = strings.str.replace('\r\n?', '\n', regex=True)
+    if name in ('label','split','source'): strings = _each_value(strings, _plain_label if name=='label' else _plain_name)
+    empty = strings.str.strip()==''
+    if empty.any(): strings = strings.mask(empty)
+    return _each_value(strings, _parts) if name=='split' else strings
+
 def to_items(
     rows # Anything `pd.DataFrame` takes, with some of `COLUMNS`
 )->pd.DataFrame: # All of `COLUMNS` in order, as strings or NA; then whatever other columns there are
     "Bring rows into the form that everything else expects"
     df = pd.DataFrame(rows).reset_index(drop=True)
     _check_values(df)
-    nothing = pd.Series(pd.array([pd.NA], 'string').repeat(len(df))) # One for all columns that are missing
-    own = {c: _strings(df[c]) if c in df else nothing for c in COLUMNS}
-    for column in ('label','split','source'):
-        own[column] = _each_value(own[column], _plain_label if column=='label' else _plain_name)
-    own['text'] = own['text'].str.replace('\r\n?', '\n', regex=True)
-    for c in COLUMNS: own[c] = own[c].mask(own[c].str.strip()=='')
-    own['split'] = _each_value(own['split'], _parts)
+    nothing = pd.Series(pd.array([pd.NA], 'string').repeat(len(df))) # One for all columns without values
+    own = {c: _own_column(c, df[c]) if c in df and df[c].notna().any() else nothing for c in COLUMNS}
     others = df.drop(columns=COLUMNS, errors='ignore')
     own = pd.DataFrame(own, copy=False)
     return own.join(others) if len(others.columns) else own

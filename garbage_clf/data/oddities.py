@@ -19,10 +19,11 @@ def photo_sizes(
     facts:pd.DataFrame # From `photo_facts`
 )->pd.Series: # Categories such as '192 x 108', missing for a photo that cannot be read
     "Width and height of each photo"
-    width,height = (facts[c].to_numpy('int64', na_value=0) for c in ('width','height'))
-    code,sizes = pd.factorize(width<<32|height)
+    size = facts.width.to_numpy('int64', na_value=0)<<32
+    size |= facts.height.to_numpy('int64', na_value=0)
+    code,sizes = pd.factorize(size)
     names = [f'{size>>32} x {size&0xffffffff}' for size in sizes.tolist()]
-    code = np.where(width>0, code, -1)
+    code[size==0] = -1
     return pd.Series(pd.Categorical.from_codes(code, names), facts.index).cat.remove_unused_categories()
 
 def file_endings(
@@ -87,6 +88,13 @@ def _oddity_masks(f, paths):
     return masks
 
 # %% ../../nbs/141_data.oddities.ipynb #62d3ef1a
+def _with_mode(sizes, modes):
+    "Sizes and colour modes as one category, such as '192 x 108 RGB'"
+    n = len(modes.cat.categories)
+    code,kinds = pd.factorize(sizes.cat.codes.astype('int32')*n+modes.cat.codes, sort=True)
+    names = [f'{sizes.cat.categories[k//n]} {modes.cat.categories[k%n]}' for k in kinds]
+    return pd.Series(pd.Categorical.from_codes(code, names), sizes.index)
+
 def check_photos(
     items:pd.DataFrame, # Items
     facts:pd.DataFrame # Of their photos, from `photo_facts`
@@ -98,7 +106,6 @@ def check_photos(
         level,kind,message = line.split(' | ')
         which = facts.loc[masks[kind].fillna(False).astype(bool) & good, ['width','height','mode']]
         if not len(which): continue
-        size = photo_sizes(which).astype('string')+' '+which['mode'].astype('string')
-        rows = item_rows(items, which.index, size=size.astype('category'))
+        rows = item_rows(items, which.index, size=_with_mode(photo_sizes(which), which['mode']))
         found.append(Finding(level, kind, len(which), message, rows))
     return found
