@@ -1,6 +1,9 @@
 "Classify garbage from photos, from words, and from both: `from garbage_clf.all import *`"
 __version__ = "0.2.0"
 
+import os as _os
+_os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # Before torch: threads that wait leave the core to other programs
+
 
 def _public_names():
     "What `garbage_clf.all` offers, read from its source without importing it"

@@ -2649,6 +2649,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'garbage_clf/train/fine_tune.py'),
                                              'garbage_clf.train.fine_tune._predicted': ( 'train.fine_tune.html#_predicted',
                                                                                          'garbage_clf/train/fine_tune.py'),
+                                             'garbage_clf.train.fine_tune._without_copies': ( 'train.fine_tune.html#_without_copies',
+                                                                                              'garbage_clf/train/fine_tune.py'),
                                              'garbage_clf.train.fine_tune.before_and_after': ( 'train.fine_tune.html#before_and_after',
                                                                                                'garbage_clf/train/fine_tune.py'),
                                              'garbage_clf.train.fine_tune.fine_tune': ( 'train.fine_tune.html#fine_tune',

@@ -61,9 +61,9 @@ def check_members(
     _check_same(names, [', '.join(run.labels['classes']) for run in runs], 'classes')
     _check_same(names, [_text_digests(run) for run in runs], 'vocabulary')
     first = {}
-    for name,run in zip(names, runs):
-        twin = first.setdefault(sha256(run.path/'model.safetensors'), name)
-        if twin!=name: raise WorkbookError(f'{twin} and {name} are the same model: give each one once')
+    for i,run in enumerate(runs):
+        twin = first.setdefault(sha256(run.path/'model.safetensors'), i)
+        if twin!=i: raise WorkbookError(f'{names[twin]} and {names[i]} are the same model: give each one once')
 
 # %% ../../nbs/429_analysis.ensemble_run.ipynb #9c4b29fa
 RANK = dict(train=0, valid=1, test=2)

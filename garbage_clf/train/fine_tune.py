@@ -16,14 +16,14 @@ from fastai.callback.core import Callback
 
 from ..core import WorkbookError, log
 from ..data.items import to_items
-from ..data.prepare import prepare_items
+from ..data.prepare import item_digests, prepare_items
 from ..files import read_text
 from ..metrics import accuracy_metrics
 from .checksums import RULES, add_figures
 from .evaluate import predict_inputs
 from .fit import fit
 from .known import is_gone, relabelled
-from .new_head import ADAPTED
+from .new_head import ADAPTED, has_unlisted_items
 from .model import create_model
 from .old_items import old_items_figures
 from .recipe import FROM_SCRATCH_TEXT, Recipe, modalities
@@ -59,6 +59,13 @@ def _own_items(run):
             'were: put them back, or adapt without fine-tuning')
     return own
 
+def _without_copies(own, new):
+    "New items that the run does not have"
+    def keys(items): return item_digests(items).reindex(items.index, fill_value='')+'\n'+items.text.fillna('')+'\n'+items.label
+    is_copy = keys(new).isin(keys(own))
+    if is_copy.any(): log.warning('%d of %d new items are those of the run: they count once', is_copy.sum(), len(new))
+    return new[~is_copy]
+
 def old_and_new(
     run:Run, # A finished run
     items:pd.DataFrame=None # New ones, with labels; None for its own alone
@@ -73,6 +80,7 @@ def old_and_new(
     if corrected:
         log.info('%d photos that the run was trained on have another label here, and it counts', len(corrected))
         own = own.assign(label=own.sha256.map(corrected).fillna(own.label))
+    new = _without_copies(own, new)
     before = Path(run.training.get('data') or 'old items').name
     own = own.assign(source=own.source.fillna(before))
     source = new.source.fillna('new items')
@@ -84,6 +92,7 @@ def old_and_new(
     both = pd.concat([own[columns], new[columns]], ignore_index=True).astype('string')
     both = to_items(both)
     both.attrs['data'] = ' + '.join([before,*source[:1]])
+    both.attrs['unlisted'] = has_unlisted_items(run)
     rules = run.path/RULES
     if rules.exists(): both.attrs['rules'] = read_text(rules)
     return both
@@ -95,18 +104,20 @@ class StartFrom(Callback):
         run:Run, # A finished run
         classes:list[str] # Of the training, which are those of the run and perhaps more
     ):
-        self.run = run
+        self.begin = run # Not `run`, which says whether fastai calls a callback
         self.rows = [classes.index(c) for c in run.labels['classes']]
 
     def after_build(self, task):
-        processor = self.run.text_processor
+        processor = self.begin.text_processor
         task.processor = processor
         task.model = create_model(task.recipe, len(task.classes), False, processor)
         own = task.model.state_dict()
-        for name,theirs in load_model(self.run).state_dict().items():
+        for name,theirs in load_model(self.begin).state_dict().items():
             mine = own[name] # The network's own tensor
-            if mine.shape==theirs.shape: mine.copy_(theirs)
-            else: mine[self.rows] = theirs.to(mine)
+            if mine.shape!=theirs.shape: # A row more for a new class, which begins without an opinion
+                mine.fill_(theirs.mean() if theirs.ndim==1 else 0)
+                mine[self.rows] = theirs.to(mine)
+            else: mine.copy_(theirs)
 
 # %% ../../nbs/393_train.fine_tune.ipynb #c8f31777
 class OversampleNew(Callback):
