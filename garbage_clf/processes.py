@@ -122,7 +122,7 @@ def launch(
     "Run a command of ours in several processes of this machine"
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, len(os.sched_getaffinity(0))//n)))
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, torch.get_num_threads()//n)))
     logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL) # We say it in one line
     try: _start(n, words)
     except SignalException as e: return 128+int(e.sigval)
