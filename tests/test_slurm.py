@@ -203,7 +203,8 @@ def test_functions_are_preempted_and_give_their_results(login, monkeypatch):
     urgent = slurm_executor('partition=urgent,time=30,ntasks-per-node=2', 'jobs').submit(work.rank) # Needs the whole node
     assert urgent.result(every=.2)==('0','2')
     for job in jobs[:2]: restarted(job.id)
-    assert [job.result(every=.2) for job in jobs]==[(1,1),(4,1),(9,0)]
+    squares,restarts = zip(*[job.result(every=.2) for job in jobs])
+    assert squares==(1,4,9) and restarts[:2]==(1,1) # The third may have begun in between
     with pytest.raises(WorkbookError, match='failed: ValueError: no such luck'): executor.submit(work.broken).result(every=.2)
     with pytest.raises(WorkbookError, match='does not take the job: invalid partition specified: nowhere'):
         slurm_executor('partition=nowhere', 'jobs').submit(work.rank)
