@@ -124,7 +124,7 @@ def has_state(run): return (Path(run)/'last'/'state.safetensors').exists()
 def test_script_is_warned_comes_back_and_goes_on(login):
     cli('slurm-script', *TRAIN[1:], '--seeds', 2, '--out', 'runs', '--script', 'train.sbatch', '--slurm', 'partition=short,time=30')
     array = ask('sbatch', '--parsable', 'train.sbatch').strip()
-    runs = [Path('runs')/f'mobilenet-seed{seed}' for seed in (0,1)]
+    runs = [Path('runs')/f'mobilenet-seed-{seed}' for seed in (1,2)]
     wait_for(lambda: has_state(runs[0]), logs, 60)
     ask('scancel', '--signal=USR1', f'{array}_0')
     restarted(f'{array}_0')

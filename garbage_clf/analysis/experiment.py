@@ -21,6 +21,7 @@ from ..data.splits import check_trainable, folds
 from ..train.recipe import Recipe, modalities
 from ..train.run import Run
 from ..train.run_files import parse_json
+from ..train.signals import run_state
 
 # %% ../../nbs/445_analysis.experiment.ipynb #09735b54
 def divide_items(
@@ -132,6 +133,5 @@ def finish_run(
 )->Run: # Finished
     "The run of a folder, whatever state it was left in"
     if folder.is_symlink(): raise WorkbookError(f'{folder} is a link: remove it')
-    usable = (folder/'recipe.json').exists() or (folder/'last'/'state.safetensors').exists()
-    if folder.is_dir() and not usable: shutil.rmtree(folder)
+    if folder.is_dir() and run_state(folder)=='new': shutil.rmtree(folder)
     return train_or_resume(items, recipe, folder, device)

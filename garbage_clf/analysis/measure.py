@@ -19,6 +19,7 @@ from ..train.fit import fit, resume_fit
 from ..train.recipe import Recipe, architecture
 from ..train.recipes import as_command
 from ..train.run import Run
+from ..train.signals import run_state
 
 # %% ../../nbs/415_analysis.measure.ipynb #8b9145cb
 def _file_names(paths):
@@ -85,8 +86,9 @@ def train_or_resume(
     device:str # 'auto', 'cpu', 'cuda', 'mps'
 )->Run: # Finished
     "The finished run in `out`, the rest of one that was cut off, or a new one"
-    if (out/'recipe.json').exists(): return Run(out)
-    start = resume_fit if (out/'last').exists() else fit
+    state = run_state(out)
+    if state=='finished': return Run(out)
+    start = resume_fit if state=='cut off' else fit
     return start(items, recipe, out, device)
 
 # %% ../../nbs/415_analysis.measure.ipynb #1e6945a3

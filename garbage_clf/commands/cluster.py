@@ -17,7 +17,7 @@ from ..core import WorkbookError, write_text
 # %% ../../nbs/531_commands.cluster.ipynb #cce185bf
 ARRAY = (
     Option('--recipes', 'Several recipes with commas between: an array with one job for each'),
-    Option('--seeds', 'Number of seeds, 0, 1, ...: an array with one job for each recipe and seed', int))
+    Option('--seeds', 'Number of seeds, 1, 2, ...: an array with one job for each recipe and seed', int))
 SCRIPT = Option('--script', 'The file to write', default='train.sbatch')
 SETUP = (
     Option('--modules', 'Modules to load in the job, with commas between'),

@@ -18,7 +18,7 @@ from .recipe_options import RECIPE_OPTIONS, recipe_of
 from .show import print_metrics, print_predictions, show
 from ..bins import class_bins, read_rules, read_rules_text
 from ..core import WorkbookError, log
-from ..train.signals import leave_on_signals, run_state
+from ..train.signals import leave_on_signals, run_state, what_next
 
 # %% ../../nbs/530_commands.train.ipynb #35a0a70d
 def new_run_path(
@@ -62,8 +62,7 @@ def advice_on_stop(
     "Say how to go on where the block is stopped with Ctrl-C"
     try: yield
     except KeyboardInterrupt:
-        if (out/'recipe.json').exists(): log.warning('the training is done; garbage-clf report %s writes its report', out)
-        elif (out/'last').exists(): log.warning('go on with the same command, --out %s and --resume', out)
+        log.warning('%s', what_next(out))
         raise
 
 # %% ../../nbs/530_commands.train.ipynb #6bf0debb

@@ -99,15 +99,21 @@ def _fill_part(store, decoder, digests, desc):
     name_copies(decoder.unreadable, decoder.paths, digests)
     return found
 
+def _is_part(whole, rows, at):
+    "Whether a part was found in the file that the store has now: not in memory, nor in one that was begun anew since"
+    known = at[at>=0]
+    if not isinstance(rows, np.memmap) or len(rows)>len(whole): return False
+    return not len(known) or np.array_equal(whole[known[-1]], rows[known[-1]])
+
 def join_parts(
     store:Store, # That was filled part by part
     parts:list # Of each part: rows and row numbers, from `Store.fill`
 )->tuple[np.ndarray,np.ndarray]: # All rows and row numbers
     "Rows of several parts as one"
     if len(parts)==1: return parts[0]
-    if all(isinstance(rows, np.memmap) for rows,_ in parts):
-        return store.map(len(store)),np.concatenate([at for _,at in parts])
-    rows = np.concatenate([rows[at[at>=0]] for rows,at in parts]) # Without the store
+    whole = store.map(len(store))
+    if all(_is_part(whole, rows, at) for rows,at in parts): return whole,np.concatenate([at for _,at in parts])
+    rows = np.concatenate([rows[at[at>=0]] for rows,at in parts]) # Each from where it was found
     at = np.concatenate([at for _,at in parts])
     return rows,np.where(at>=0, np.cumsum(at>=0)-1, -1)
 

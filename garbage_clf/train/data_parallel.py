@@ -18,7 +18,7 @@ from torch import nn
 from torch.distributed.nn.functional import all_reduce
 from torchvision.ops import StochasticDepth
 
-from ..core import WorkbookError
+from ..core import WorkbookError, log
 from ..processes import agree, n_processes, own_rows, rank, rows_of
 
 # %% ../../nbs/347_train.data_parallel.ipynb #1bd9b439
@@ -131,6 +131,8 @@ class DataParallel(Callback):
     def before_fit(self):
         for t in self.model.state_dict().values(): dist.broadcast(t, 0)
         device = self.dls.device or 'cpu'
+        norms = 'over all of it' if self.sync_norms else 'over the part of each (--sync-norms: over all of it)'
+        log.info('%d processes divide each batch; BatchNorm %s', n_processes(), norms)
         if self.sync_norms: sync_norms(self.model, device)
         if torch.device(device).type=='cpu': sync_noise(self.model, self._whole_size)
         else: torch.cuda.manual_seed(torch.initial_seed()+rank())

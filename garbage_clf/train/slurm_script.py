@@ -6,12 +6,13 @@
 __all__ = ['SETUP', 'HEAD', 'MIDDLE', 'TAIL', 'quoted', 'array_runs', 'slurm_script']
 
 # %% ../../nbs/396_train.slurm_script.ipynb #b6a5ca8c
-import re, shlex
+import shlex
 from pathlib import Path
 
 from ..core import WorkbookError
 from ..escape import visible
 from .slurm import MAX_RESTARTS
+from .recipes import run_label
 from .slurm_options import slurm_options, tasks_per_node, warning_signal
 
 # %% ../../nbs/396_train.slurm_script.ipynb #b1aca307
@@ -26,21 +27,15 @@ def quoted(
     return ' '.join(shlex.quote(w) for w in words)
 
 # %% ../../nbs/396_train.slurm_script.ipynb #c6b87297
-def _recipe_name(recipe):
-    "A recipe's name, or that of the folder of a recipe.json, as part of a file name"
-    path = Path(recipe)
-    name = path.parent.name or path.stem if path.suffix=='.json' else recipe
-    return re.sub(r'[^\w.-]+', '-', name)
-
 def array_runs(
     recipes:list[str], # Names, or recipe.json
-    n_seeds:int=1 # Seeds 0, 1, ...
+    n_seeds:int=1 # Seeds 1, 2, ...
 )->dict[str,list[str]]: # Name of a run to words of its command
     "All recipes with all seeds"
     runs = {}
     for recipe in recipes:
-        for seed in range(n_seeds):
-            name = f'{_recipe_name(recipe)}-seed{seed}'
+        for seed in range(1, n_seeds+1):
+            name = f'{run_label(recipe)}-seed-{seed}'
             if name in runs: raise WorkbookError(f'two runs would be called {name}: name each recipe once')
             runs[name] = ['--recipe',recipe,'--seed',str(seed)]
     return runs
