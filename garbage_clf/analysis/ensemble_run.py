@@ -113,9 +113,10 @@ def ensemble_items(
         is_new = ~_keys(runs[0], given).isin(items.key)
         items = pd.concat([items,given[is_new]])
     n = items.split.isin(['valid','test']).sum()
-    if held_out is None and n<MIN_SHARED:
+    own = min(run.items.split.isin(['valid','test']).sum() for run in runs) # Small runs of one split share all that they have
+    if held_out is None and n<min(MIN_SHARED, own):
         raise WorkbookError(f'of the {len(items)} items of these {len(runs)} runs {n} were trained on by none: an ensemble '
-            f'takes {MIN_SHARED} to be tested on, so give others with --held-out, or runs of one split')
+            f'takes {min(MIN_SHARED, own)} to be tested on, so give others with --held-out, or runs of one split')
     return items.drop(columns=['key','member','rank']).reset_index(drop=True)
 
 # %% ../../nbs/429_analysis.ensemble_run.ipynb #2ee937b1

@@ -84,7 +84,8 @@ def _plot_url(recipes, split):
     with plt.rc_context():
         set_style()
         fig,buffer = plot_runs(recipes, split),io.BytesIO()
-        fig.suptitle(f'Accuracy of {len(recipes)} recipes and what a run costs ({split}, 95 % intervals)', fontsize=10)
+        counts = ', '.join(f'{n:,}' for n in sorted(recipes.n.unique()))
+        fig.suptitle(f'Accuracy of {len(recipes)} recipes and what a run costs ({split}, n = {counts}, 95 % intervals)', fontsize=10)
         fig.savefig(buffer, dpi=110, facecolor='white')
     plt.close(fig)
     return 'data:image/png;base64,'+base64.b64encode(buffer.getvalue()).decode()
