@@ -1,7 +1,8 @@
-"""Kill trainings with SIGKILL at random moments, go on with them, and compare with one that was never stopped.
+"""Kill trainings with SIGKILL at random moments of each phase, go on, and compare with one that was never stopped.
 
 python tests/survival.py KILLS CSV [SEED]   adds a row for each kill to the CSV, and prints what went wrong"""
 import hashlib, json, os, random, re, shutil, subprocess, sys, tempfile, time
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,8 @@ TRAININGS = {
     'words':'train sample --recipe bow --epochs 8 --device cpu', # Quick, for the tests
     'frozen':'train sample --recipe multimodal-fast --set text=bow,tokenizer=bpe --size 96 --epochs 40 --device cpu',
     'fine-tuned':'train sample --recipe efficientnet-lite0 --size 64 --epochs 4 --device cpu'}
+
+PHASES = ('training','checkpoint','evaluation','load','report','start')
 
 def start(words, out, cache):
     "A training in a process of its own, with one thread"
@@ -27,8 +30,9 @@ def saved_epochs(out):
     with safe_open(state, 'pt') as f: return json.loads(f.metadata()['state'])['epoch']+1
 
 def phase(out):
-    "What a training was doing"
+    "What a training is doing, or was when it ended"
     text = log_of(out)
+    if list((out/'last').glob('.*tmp-*')): return 'checkpoint'
     if (out/'recipe.json').exists(): return 'report'
     if 'best epoch' in text: return 'evaluation'
     if re.search(r'INFO epoch \d+ of', text): return 'training'
@@ -54,39 +58,53 @@ def outcome(out):
     digest = hashlib.sha256((out/'model.safetensors').read_bytes()).hexdigest()
     return digest,json.dumps(metrics),stats.to_csv(),(out/'evaluation_results.csv').read_text()
 
-def one_kill(name, folder, moment, expected):
-    "Kill a training after some seconds, finish it, and compare"
+def watch(process, out):
+    "Seconds of each phase of a training, until it ends"
+    seconds,began = Counter(),time.monotonic()
+    while process.poll() is None:
+        time.sleep(.005)
+        now = time.monotonic()
+        seconds[phase(out)] += now-began
+        began = now
+    if process.returncode: raise RuntimeError(process.stderr.read()[-500:])
+    return seconds
+
+def wait_for(process, out, name):
+    while process.poll() is None and phase(out)!=name: time.sleep(.001)
+
+def kill_within(process, out, wanted, seconds, share):
+    "Kill a training within a phase, after a share of its seconds; within a checkpoint: the next one of that moment"
+    during = 'training' if wanted=='checkpoint' else wanted
+    wait_for(process, out, during)
+    time.sleep(seconds[during]*share)
+    if wanted=='checkpoint': wait_for(process, out, wanted)
+    process.kill()
+    process.wait()
+
+def one_kill(name, folder, wanted, seconds, share, expected):
+    "Kill a training, finish it, and compare"
     words,out = TRAININGS[name],folder/'killed'
     shutil.rmtree(out, ignore_errors=True)
     shutil.rmtree(folder/'cache', ignore_errors=True)
-    process = start(words, out, folder/'cache')
-    time.sleep(moment)
-    process.kill()
-    process.wait()
+    kill_within(start(words, out, folder/'cache'), out, wanted, seconds, share)
     logged = len(re.findall(r'INFO epoch \d+ of', log_of(out)))
-    row = dict(training=name, killed_after=round(moment, 2), phase=phase(out), epochs_logged=logged,
+    row = dict(training=name, share=round(share, 2), phase=phase(out), epochs_logged=logged,
         epochs_saved=logged if (out/'recipe.json').exists() else saved_epochs(out))
     row['restarts'] = finish(words, out, folder/'cache')
     row['same'] = outcome(out)==expected
     row['lost_epochs'] = max(0, logged-row['epochs_saved'])
     return row
 
-def run(kills, path, seed=0, names=('frozen','fine-tuned')):
-    "Rows of kills, spread over the whole time of a training"
+def run(kills, path, seed=0, names=tuple(TRAININGS)):
+    "Rows of kills, at random moments of one phase after another"
     rng,rows = random.Random(seed),[]
     with tempfile.TemporaryDirectory() as d:
         for name in names:
-            words = TRAININGS[name]
             folder = Path(d)/name
-            began = time.monotonic()
-            process = start(words, folder/'straight', folder/'cache')
-            if process.wait(): raise RuntimeError(process.stderr.read()[-500:])
-            seconds = time.monotonic()-began
+            seconds = watch(start(TRAININGS[name], folder/'straight', folder/'cache'), folder/'straight')
             expected = outcome(folder/'straight')
-            n = kills//len(names)
-            for i in range(n):
-                moment = seconds*(.1+.9*(i+rng.random())/n)
-                rows.append(one_kill(name, folder, moment, expected))
+            for i in range(kills//len(names)):
+                rows.append(one_kill(name, folder, PHASES[i%len(PHASES)], seconds, .95*rng.random(), expected))
                 print(rows[-1], flush=True)
                 if path: pd.DataFrame(rows).to_csv(path, index=False)
     return pd.DataFrame(rows)

@@ -152,6 +152,10 @@ def _plot_importances(study, plots, n):
     size = (5.5,.4*len(ax.patches)+1.2)
     return dict(importances=_tidy(ax, f'What the metric depends on ({n} complete trials)', size))
 
+def _metric_label(trials, metric):
+    n = max((t.user_attrs.get('validation_items', 0) for t in trials), default=0)
+    return f'validation {metric} (n={n})' if n else f'validation {metric}'
+
 def plot_study(
     study:'optuna.Study', # With finished trials
     metric:str='accuracy' # 'accuracy' or 'loss', for the labels
@@ -161,7 +165,7 @@ def plot_study(
     from optuna.visualization import matplotlib as plots
     complete = [t for t in finished_trials(study) if t.state.name=='COMPLETE']
     n,n_fields = len(complete),len({name for t in complete for name in t.params})
-    label = f'validation {metric}'
+    label = _metric_label(complete, metric)
     with plt.rc_context(): # Optuna sets a style of its own
         ax = plots.plot_optimization_history(study, target_name=label)
         ax.collections[0].set_color(MUTED)

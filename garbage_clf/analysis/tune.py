@@ -70,6 +70,7 @@ def _train(search, recipe, report):
     try:
         seed_everything(recipe.seed)
         items = tuning_items(search.folder, 'image' in modalities(recipe))
+        report.trial.set_user_attr('validation_items', int((items.split=='valid').sum()))
         task = encode_task(build_task(items, recipe, pick_device(search.device)))
         stats = train_task(task, out, [] if recipe.text=='tfidf' else [report])
     finally: shutil.rmtree(out, ignore_errors=True)

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 
 from ..core import WorkbookError, log, write_json, write_text
 from ..escape import safe_csv, visible
-from ..memory import return_freed_memory
+from ..memory import return_freed_memory, return_large_arrays
 from .audit_page import audit_page
 from .corrections import CORRECTIONS
 from .duplicates import duplicate_groups, near_pairs
@@ -105,15 +105,15 @@ def audit(
 )->Audit: # Findings, errors first
     "Check items for everything that makes figures wrong"
     items,found = items.reset_index(drop=True),[]
-    facts = photo_facts(items)
-    return_freed_memory()
-    pairs = near_pairs(facts)
-    facts = facts.drop(columns=HASHES) # Half of their memory
-    items = items.assign(group=duplicate_groups(items, facts, pairs))
-    return_freed_memory()
-    for some in _checks(items, facts, pairs):
-        found += some
+    with return_large_arrays():
+        facts = photo_facts(items)
         return_freed_memory()
+        pairs = near_pairs(facts)
+        facts = facts.drop(columns=HASHES) # Half of their memory
+        items = items.assign(group=duplicate_groups(items, facts, pairs))
+        for some in _checks(items, facts, pairs):
+            found += some
+            return_freed_memory()
     return Audit(items, facts, pairs, sorted(found, key=lambda f: LEVELS.index(f.level)))
 
 # %% ../../nbs/150_data.audit.ipynb #6e021b06

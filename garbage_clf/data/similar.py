@@ -45,16 +45,11 @@ def _near_in_band(known, queries, band, most):
     flips = [0, *(1<<i for i in range(bits))]
     known_order,known_start = _by_prefix(known, band, bits)
     query_order,query_start = _by_prefix(queries, band, bits)
-    known,queries = known[known_order],queries[query_order]
     for prefix in range(1<<bits):
-        asked = slice(*query_start[prefix:prefix+2])
-        if asked.start==asked.stop: continue
-        slices = [slice(known_start[prefix^f], known_start[(prefix^f)+1]) for f in flips]
-        near = np.concatenate([known[s] for s in slices])
-        if not len(near): continue
-        for i,j in _compare(near, queries[asked], band, most):
-            places = np.concatenate([known_order[s] for s in slices])
-            yield places[i],query_order[asked][j]
+        asked = query_order[query_start[prefix]:query_start[prefix+1]]
+        near = np.concatenate([known_order[known_start[prefix^f]:known_start[(prefix^f)+1]] for f in flips])
+        if not len(asked) or not len(near): continue
+        for i,j in _compare(known[near], queries[asked], band, most): yield near[i],asked[j]
 
 # %% ../../nbs/129_data.similar.ipynb #8ba271bf
 def near_blocks(
