@@ -804,6 +804,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'garbage_clf/commands/experiments.py'),
                                                   'garbage_clf.commands.experiments._print_winner': ( 'commands.experiments.html#_print_winner',
                                                                                                       'garbage_clf/commands/experiments.py'),
+                                                  'garbage_clf.commands.experiments._start_value': ( 'commands.experiments.html#_start_value',
+                                                                                                     'garbage_clf/commands/experiments.py'),
                                                   'garbage_clf.commands.experiments._write_plots': ( 'commands.experiments.html#_write_plots',
                                                                                                      'garbage_clf/commands/experiments.py'),
                                                   'garbage_clf.commands.experiments._write_reports': ( 'commands.experiments.html#_write_reports',

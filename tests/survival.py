@@ -22,21 +22,23 @@ def start(words, out, cache):
 
 def log_of(out): return (out/'log.txt').read_text() if (out/'log.txt').exists() else ''
 
+def logged_epochs(out): return len(re.findall(r'INFO epoch \d+ of', log_of(out)))
+
 def saved_epochs(out):
     "Epochs in the state that is kept"
     from safetensors import safe_open
     state = out/'last'/'state.safetensors'
-    if not state.exists(): return 0
-    with safe_open(state, 'pt') as f: return json.loads(f.metadata()['state'])['epoch']+1
+    try:
+        with safe_open(state, 'pt') as f: return json.loads(f.metadata()['state'])['epoch']+1
+    except (OSError,RuntimeError): return 0 # Not there yet, or gone with `last/`
 
 def phase(out):
-    "What a training is doing, or was when it ended"
+    "What a training is doing, or was when it ended; an epoch is whole when its state is saved"
     text = log_of(out)
-    if list((out/'last').glob('.*tmp-*')): return 'checkpoint'
     if (out/'recipe.json').exists(): return 'report'
     if 'best epoch' in text: return 'evaluation'
-    if re.search(r'INFO epoch \d+ of', text): return 'training'
-    return 'load' if text else 'start'
+    if not logged_epochs(out): return 'load' if text else 'start'
+    return 'checkpoint' if logged_epochs(out)>saved_epochs(out) else 'training'
 
 def finish(words, out, cache):
     "Go on until there is a report; how often, and after which epoch"
@@ -87,12 +89,11 @@ def one_kill(name, folder, wanted, seconds, share, expected):
     shutil.rmtree(out, ignore_errors=True)
     shutil.rmtree(folder/'cache', ignore_errors=True)
     kill_within(start(words, out, folder/'cache'), out, wanted, seconds, share)
-    logged = len(re.findall(r'INFO epoch \d+ of', log_of(out)))
-    row = dict(training=name, share=round(share, 2), phase=phase(out), epochs_logged=logged,
-        epochs_saved=logged if (out/'recipe.json').exists() else saved_epochs(out))
+    row = dict(training=name, share=round(share, 2), phase=phase(out), epochs_logged=logged_epochs(out))
+    row['epochs_saved'] = row['epochs_logged'] if row['phase']=='report' else saved_epochs(out)
     row['restarts'] = finish(words, out, folder/'cache')
     row['same'] = outcome(out)==expected
-    row['lost_epochs'] = max(0, logged-row['epochs_saved'])
+    row['lost_epochs'] = row['epochs_logged']-row['epochs_saved']-(row['phase']=='checkpoint')
     return row
 
 def run(kills, path, seed=0, names=tuple(TRAININGS)):

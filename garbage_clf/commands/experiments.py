@@ -158,14 +158,21 @@ def _write_plots(study, search):
         fig.savefig(search.folder/f'{name}.png', dpi=120)
         plt.close(fig)
 
+def _start_value(study, search):
+    "The metric of the recipe as it was; None where no trial has its values"
+    from garbage_clf.analysis.search_space import start_values
+    own = start_values(search.recipe, search.space)
+    return next((t.value for t in study.trials if t.state.name=='COMPLETE' and t.params==own), None)
+
 def _print_search(study, search):
     "The best trials, and the recipe as it was"
     from garbage_clf.analysis.study import trials_table
+    start = _start_value(study, search)
     table = trials_table(study)
     print_table(table.head(5).round(4), index=True)
     show(f'\n{len(table)} trials, {(table.state=="pruned").sum()} of them stopped early. On the validation items:')
     best = f'the best, trial {study.best_trial.number}'
-    if 0 in table.index: show(f'the recipe as it was   {search.metric} {table.value[0]:.3f}')
+    if start is not None: show(f'the recipe as it was   {search.metric} {start:.3f}')
     show(f'{best:22} {search.metric} {study.best_value:.3f}, which looks too good: it is the best of {len(table)}')
 
 def _print_winner(run, page, path):
