@@ -56,7 +56,7 @@ def return_freed_memory():
     if libc: libc.malloc_trim(0)
 
 # %% ../nbs/030_memory.ipynb #abdd73db
-LARGE = 4<<20 # Bytes
+LARGE = 1<<20 # Bytes
 
 @contextmanager
 def return_large_arrays():

@@ -5,7 +5,7 @@ python tools/million.py FOLDER CSV 10000 100000 1000000
 draws that many small photos (32 pixels, 1 % exact copies) below FOLDER, unless they are there, and adds a row for
 each part to the CSV. Each number of photos has processes and a cache of its own. Memory is what the process holds of
 its own (RssAnon), at its highest; mapped files are not in it. A million photos take 4 GB of disk and half an hour."""
-import os, re, shutil, subprocess, sys, threading, time
+import os, re, shutil, subprocess, sys, tempfile, threading, time
 from io import BytesIO
 from pathlib import Path
 
@@ -43,21 +43,25 @@ class Meter:
 
     def lap(self, part, n):
         now = time.perf_counter()
-        self.rows.append(dict(photos=n, part=part, seconds=round(now-self.began, 1), peak_MB=round(self.peak)))
+        self.rows.append(dict(photos=n, part=part, seconds=round(now-self.began, 1), peak_MB=round(max(self.peak, self.memory()))))
         print(self.rows[-1], flush=True)
         self.peak = 0
         self.began = time.perf_counter()
 
 def measure_audit(folder):
-    "Read a folder and audit it"
+    "Read a folder, audit it, save what was found"
     from garbage_clf.analysis.report import report # What a program has loaded that does more than that
     from garbage_clf.data.audit import audit
     from garbage_clf.data.folders import from_folder
     meter = Meter()
     items = from_folder(folder)
     meter.lap('read the folder', len(items))
-    audit(items)
+    found = audit(items)
     meter.lap('audit', len(items))
+    with tempfile.TemporaryDirectory() as d:
+        str(found)
+        found.save(d)
+    meter.lap('print and save the findings', len(items))
     return meter.rows
 
 def measure_training(folder):

@@ -81,8 +81,7 @@ def near_pairs(
     "Pairs of different files that may show the same thing"
     places = _comparable(facts)
     if len(places)<2: return pd.DataFrame({c: pd.Series(dtype=kind) for c,kind in PAIRS.items()})
-    df = candidates(facts[c].to_numpy()[places] for c in HASHES)
-    df = df.assign(a=places[df.a], b=places[df.b])
+    df = candidates((facts[c].to_numpy() for c in HASHES), places)
     df['similarity'] = _pair_similarity(df, facts[['image','digest']])
     names = np.array(list(ORIENTATIONS), object)
     df = df.assign(a=facts.index[df.a], b=facts.index[df.b], orientation=names[df.orientation])

@@ -18,15 +18,17 @@ def _n_bits(n):
     "Length of a prefix for `n` hashes, 0..16 bits"
     return min(16, max(0, round(np.log2(max(n, 1)/PER_PREFIX))))
 
-def _by_prefix(hashes, band, bits):
-    "Positions of hashes in the order of their prefixes, and where each of the 2**bits prefixes begins"
-    prefix = (hashes>>np.uint64(band)).astype('uint16')>>np.uint16(16-bits) if bits else np.zeros(len(hashes), 'uint16')
-    order = np.argsort(prefix, kind='stable').astype('int32')
+def _by_prefix(hashes, which, band, bits):
+    "Positions `which` of hashes in the order of their prefixes, and where each of the 2**bits prefixes begins"
+    if which is None: which = np.arange(len(hashes), dtype='int32')
+    prefix = np.zeros(len(which), 'uint16')
+    if bits: prefix = (hashes[which]>>np.uint64(band)).astype('uint16')>>np.uint16(16-bits)
+    order = which[np.argsort(prefix, kind='stable')]
     counts = np.bincount(prefix, minlength=1<<bits)
     return order,np.concatenate([[0], np.cumsum(counts)])
 
 # %% ../../nbs/129_data.similar.ipynb #3d05fea0
-AT_ONCE = 1<<18 # Comparisons
+AT_ONCE = 1<<16 # Comparisons
 
 def _compare(known, queries, band, most):
     "Positions (known, query) of hashes that differ in few bits, and in one bit of a band at most; some at a time"
@@ -39,12 +41,12 @@ def _compare(known, queries, band, most):
         close = np.bitwise_count(differ[i,j]&mask)<=1
         yield i[close]+first,j[close]
 
-def _near_in_band(known, queries, band, most):
+def _near_in_band(known, queries, band, most, which):
     "Positions (known, query) of hashes that are near in one band, some at a time"
     bits = _n_bits(len(known))
     flips = [0, *(1<<i for i in range(bits))]
-    known_order,known_start = _by_prefix(known, band, bits)
-    query_order,query_start = _by_prefix(queries, band, bits)
+    known_order,known_start = _by_prefix(known, which, band, bits)
+    query_order,query_start = _by_prefix(queries, which, band, bits)
     for prefix in range(1<<bits):
         asked = query_order[query_start[prefix]:query_start[prefix+1]]
         near = np.concatenate([known_order[known_start[prefix^f]:known_start[(prefix^f)+1]] for f in flips])
@@ -55,10 +57,11 @@ def _near_in_band(known, queries, band, most):
 def near_blocks(
     known:np.ndarray, # N uint64
     queries:np.ndarray, # M uint64
-    most:int=10 # Bits that may differ, 0..64
+    most:int=10, # Bits that may differ, 0..64
+    which:np.ndarray=None # Positions that count in both, int32; None for all
 ): # Yields positions in known and in queries, int32, of the same length; a pair may come once in each band
     "Pairs of hashes that differ in few bits, some at a time"
-    for band in BANDS: yield from _near_in_band(known, queries, band, most)
+    for band in BANDS: yield from _near_in_band(known, queries, band, most, which)
 
 def similar_hashes(
     known:np.ndarray, # N uint64
@@ -112,13 +115,14 @@ def _as_table(keys):
 
 def candidates(
     h, # 8 arrays of N uint64, one for each of `ORIENTATIONS`, in any iterable; N up to 2**28
+    which:np.ndarray=None, # Positions of the photos to compare, int32; None for all
     per_photo:int=20 # Pairs that are kept of each photo, the nearest
 )->pd.DataFrame: # a < b (positions), orientation of b (0..7) and bits (0..10)
     "Pairs of photos with near hashes, the nearest first"
     buffer,limit,upright = bytearray(),8*MOST_PAIRS,None
     for k,turned in enumerate(h):
         if k==0: upright = turned
-        for a,b in near_blocks(upright, turned):
+        for a,b in near_blocks(upright, turned, which=which):
             a,b = a[a<b],b[a<b]
             if not len(a): continue
             rank = np.bitwise_count(upright[a]^turned[b]).astype('uint64')*8+k
