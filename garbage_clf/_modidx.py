@@ -556,6 +556,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'garbage_clf/analysis/study.py'),
                                             'garbage_clf.analysis.study._ask_alone': ( 'analysis.study.html#_ask_alone',
                                                                                        'garbage_clf/analysis/study.py'),
+                                            'garbage_clf.analysis.study._ask_lock': ( 'analysis.study.html#_ask_lock',
+                                                                                      'garbage_clf/analysis/study.py'),
                                             'garbage_clf.analysis.study._enqueue_again': ( 'analysis.study.html#_enqueue_again',
                                                                                            'garbage_clf/analysis/study.py'),
                                             'garbage_clf.analysis.study._metric_label': ( 'analysis.study.html#_metric_label',

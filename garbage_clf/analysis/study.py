@@ -73,6 +73,11 @@ def _ask_alone(ask, lock, *args, **kwargs):
     "Ask for a trial while no other worker does"
     with FileLock(lock): return ask(*args, **kwargs)
 
+def _ask_lock(search):
+    "A file beside the SQLite file"
+    named = search.storage.startswith('sqlite:///')
+    return search.storage.removeprefix('sqlite:///')+'.lock' if named else search.folder/'.ask.lock'
+
 def open_study(
     search:Search, # What is tuned
     seed:int=0 # Of the sampler
@@ -84,7 +89,7 @@ def open_study(
     direction = 'minimize' if search.metric=='loss' else 'maximize'
     study = optuna.create_study(storage=study_storage(search), study_name=search.name, sampler=sampler, pruner=pruner,
         direction=direction, load_if_exists=True)
-    study.ask = partial(_ask_alone, study.ask, search.folder/'.ask.lock')
+    study.ask = partial(_ask_alone, study.ask, _ask_lock(search))
     return study
 
 def finished_trials(
