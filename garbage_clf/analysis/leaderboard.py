@@ -7,14 +7,15 @@ __all__ = ['PAGE', 'RUN_COLUMNS', 'SHOWN', 'board', 'leaderboard_page', 'leaderb
 
 # %% ../../nbs/456_analysis.leaderboard.ipynb #e405609a
 import base64, io
+from math import comb
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from .compare_runs import open_runs, plot_runs, runs_table
-from .paired import pair_sentence
-from .recipe_tables import by_recipe, recipe_changes, recipe_pairs, recipe_table
+from .paired import MIN_SHARED, pair_sentence
+from .recipe_tables import MOST_PAIRED, by_recipe, recipe_changes, recipe_pairs, recipe_table
 from ..core import write_text
 from ..escape import visible
 from ..plots import set_style
@@ -85,7 +86,8 @@ def _plot_url(recipes, split):
         set_style()
         fig,buffer = plot_runs(recipes, split),io.BytesIO()
         counts = ', '.join(f'{n:,}' for n in sorted(recipes.n.unique()))
-        fig.suptitle(f'Accuracy of {len(recipes)} recipes and what a run costs ({split}, n = {counts}, 95 % intervals)', fontsize=10)
+        fig.suptitle(f'Accuracy of {len(recipes)} recipes and what a run costs ({split}, n = {counts}, 95 % intervals)',
+            fontsize=10)
         fig.savefig(buffer, dpi=110, facecolor='white')
     plt.close(fig)
     return 'data:image/png;base64,'+base64.b64encode(buffer.getvalue()).decode()
@@ -93,7 +95,8 @@ def _plot_url(recipes, split):
 def _notes(table, recipes, split):
     "What a reader should know about the figures"
     notes = [f'{len(table)} runs of {len(recipes)} recipes on {split} items, the best first. Accuracy, macro F1, low and high '
-        '(95 % interval of the test items), and spread (standard deviation over seeds) are shares of 1; seconds and MB are those of a run.']
+        '(95 % interval of the test items), and spread (standard deviation over seeds) are shares of 1; seconds and MB are '
+        'those of a run.']
     if table['items'].nunique()>1: notes.append(f'The runs were tested on {table["items"].nunique()} different sets of items; '
         'pairs are compared on those that they share.')
     if len(recipes)>2: notes.append('p of a pair is multiplied by the number of pairs (Bonferroni); intervals are those of '
@@ -114,8 +117,12 @@ def board(
         changes = recipe_changes(ordered[row.run][0].recipe, ordered[row.other][0].recipe)
         shown = dict(_grid(changes), head=['field',row.run,row.other])
         pairs.append(dict(says=pair_sentence(row), changes=shown))
+    notes,n_pairs = _notes(table, recipes, split),comb(min(len(recipes), MOST_PAIRED), 2)
+    if len(pairs)<n_pairs:
+        notes.append(f'{n_pairs-len(pairs)} of {n_pairs} pairs of the best recipes are not compared: it takes {MIN_SHARED} '
+            f'{split} items that both were tested on.')
     title = f'Leaderboard of {len(runs)} runs'
-    return dict(title=title, notes=_notes(table, recipes, split), recipes=_grid(recipes), pairs=pairs,
+    return dict(title=title, notes=notes, recipes=_grid(recipes), pairs=pairs,
         plot=_plot_url(recipes, split), runs=_grid(table[RUN_COLUMNS]))
 
 def leaderboard_page(
